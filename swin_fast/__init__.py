@@ -4,5 +4,20 @@ __version__ = "0.1.0"
 
 from . import functional
 from .dispatch import use_backend
+from .models import SwinTransformer, swin_b, swin_l, swin_s, swin_t
+from .modules import BasicLayer, PatchEmbed, PatchMerging, SwinTransformerBlock, WindowAttention
 
-__all__ = ["functional", "use_backend"]
+__all__ = [
+    "BasicLayer",
+    "PatchEmbed",
+    "PatchMerging",
+    "SwinTransformer",
+    "SwinTransformerBlock",
+    "WindowAttention",
+    "functional",
+    "swin_b",
+    "swin_l",
+    "swin_s",
+    "swin_t",
+    "use_backend",
+]

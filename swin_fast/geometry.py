@@ -40,7 +40,8 @@ def bias_table_size(window_size: Sequence[int]) -> int:
 
 @lru_cache(maxsize=64)
 def _relative_position_index(window_size: tuple[int, ...]) -> torch.Tensor:
-    coords = torch.stack(torch.meshgrid(*(torch.arange(w) for w in window_size), indexing="ij")).flatten(1)
+    axes = [torch.arange(w, device="cpu") for w in window_size]  # it is kept, so not on whatever device is the default
+    coords = torch.stack(torch.meshgrid(*axes, indexing="ij")).flatten(1)
     relative = coords[:, :, None] - coords[:, None, :]  # (axes, N, N), offset of query i from key j
     index = torch.zeros_like(relative[0])
     for offset, w in zip(relative, window_size, strict=True):

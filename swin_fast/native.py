@@ -2,12 +2,46 @@
 
 from __future__ import annotations
 
-loaded = False
-reason = "the compiled library swin_fast._C is missing from this installation"
+import importlib
+import importlib.util
+import json
+from pathlib import Path
 
-try:
-    from . import _C  # noqa: F401
-except ImportError as error:
-    reason = f"the compiled library swin_fast._C did not load: {error}"
-else:
-    loaded, reason = True, ""
+import torch  # before the library, which takes torch's symbols from the process
+
+_HERE = Path(__file__).parent
+
+
+def _load() -> str:
+    """Load `_C`, which registers the kernels with the dispatcher; the reason in words where that cannot be."""
+    name = f"{__package__}._C"
+    if importlib.util.find_spec(name) is None:
+        return f"the compiled library {name} is missing from {_HERE}"
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        return f"the compiled library {name} did not load with torch {torch.__version__} (needs 2.10 or newer): {error}"
+    return ""
+
+
+reason = _load()
+loaded = not reason
+
+
+def build_info() -> dict:
+    """What the build wrote down about this installation; empty for a source tree where nothing was built.
+
+    Keys: version, cpu (instruction sets compiled in, lowest first), cpu_left_out (set -> why), torch_headers,
+    torch_minimum, compiler, cuda (None: no CUDA library), cuda_reason.
+    """
+    file = _HERE / "_build.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def cpu_capability() -> str:
+    """The instruction set whose CPU kernels run: "avx512_bf16", "avx512", "avx2" or "portable"; "" without the library.
+
+    The best one this processor has, unless SWIN_FAST_CPU_CAPABILITY names another; RuntimeError where that one is
+    unknown, not built or not supported here.
+    """
+    return torch.ops.swin_fast.cpu_capability() if loaded else ""

@@ -28,6 +28,7 @@ _BACKWARD = f"window_attention_backward(Tensor grad, Tensor lse, {_TENSORS}, {_O
 _lib = torch.library.Library("swin_fast", "FRAGMENT")
 _lib.define(_FORWARD)
 _lib.define(_BACKWARD)
+_lib.define("cpu_capability() -> str")
 
 
 def window_attention(
@@ -35,12 +36,13 @@ def window_attention(
     mask_value, dropout_p,
 ) -> Tensor:  # fmt: skip
     """The op with its arguments already checked, see `functional.window_attention`."""
-    needs_grad = torch.is_grad_enabled() and any(
+    # The CPU's backward computes its softmax again, which is more exact than a rounded log-sum-exp: it saves nothing.
+    save_lse = qkv.device.type != "cpu" and torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (qkv, bias_table, pad_qkv, logit_scale)
-    )
+    )  # fmt: skip
     return torch.ops.swin_fast.window_attention(
         qkv, bias_table, bias_index, pad_qkv, mask, logit_scale, seed, num_heads, window_size, shift_size, scale,
-        pad_order == "roll_then_pad", mask_value, dropout_p, needs_grad,
+        pad_order == "roll_then_pad", mask_value, dropout_p, save_lse,
     )[0]  # fmt: skip
 
 
@@ -87,6 +89,16 @@ def _backward(ctx, grad, _):
 
 
 torch.library.register_autograd("swin_fast::window_attention", _backward, setup_context=_setup_context, lib=_lib)
+
+
+def _no_second_derivative(ctx, *grads):
+    raise RuntimeError(
+        "swin_fast: window_attention_backward has no derivative of its own, so window attention has no second one; "
+        'swin_fast.dispatch.use_backend("reference") runs it as plain PyTorch, which has'
+    )
+
+
+torch.library.register_autograd("swin_fast::window_attention_backward", _no_second_derivative, lib=_lib)
 
 
 def _formula(qkv, table, index, pad_qkv, mask, logit_scale, seed, num_heads, window, shift, scale, roll_then_pad, mask_value, p):

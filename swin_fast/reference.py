@@ -31,7 +31,7 @@ def window_reverse(windows: Tensor, window_size: Sequence[int], size: Sequence[i
     axes, counts = len(window_size), num_windows(size, window_size)
     x = windows.reshape(-1, *counts, *window_size, windows.shape[-1])
     order = [i for a in range(axes) for i in (1 + a, 1 + axes + a)]
-    return x.permute(0, *order, 2 * axes + 1).reshape(x.shape[0], *size, -1)
+    return x.permute(0, *order, 2 * axes + 1).reshape(x.shape[0], *size, x.shape[-1])
 
 
 def shift_regions(size: Sequence[int], window_size: Sequence[int], shift_size: Sequence[int], device=None) -> Tensor:
@@ -118,7 +118,7 @@ def window_attention(
         regions = shift_regions(size, window_size, shift_size, qkv.device)
         across = regions[:, :, None] != regions[:, None, :]
         seam = torch.zeros_like(across, dtype=attn.dtype).masked_fill(across, mask_value)  # (num_windows, N, N)
-        attn = (attn.unflatten(0, (batch, -1)) + seam[:, None]).flatten(0, 1)
+        attn = (attn.unflatten(0, (batch, len(regions))) + seam[:, None]).flatten(0, 1)
     if mask is not None:
         attn = (attn.unflatten(0, (-1, mask.shape[0])) + mask[:, None]).flatten(0, 1)
     if padded and pad_qkv is None:

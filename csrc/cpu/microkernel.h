@@ -1,0 +1,157 @@
+// The one matrix product: C (rows x columns) = [init] + A * B with C in registers, A broadcast element by element and B
+// read a vector at a time. All six products of attention, forward and backward, are this one with other strides.
+#pragma once
+
+#include "simd.h"
+
+namespace swin_fast {
+namespace SWIN_FAST_ISA {
+
+// Multiply-add in A's own type.
+template <class A_, int W_>
+struct FusedMultiplyAdd {
+  using A = A_;
+  using Element = A;
+  static constexpr int W = W_;
+  using V = Vec<A, W>;
+  using Operand = V;
+  static SF_INLINE Operand broadcast(const Element* p) { return splat<V>(*p); }
+  static SF_INLINE Operand row(const Element* p) { return load<V>(p); }
+  static SF_INLINE V madd(V c, Operand a, Operand b) { return c + a * b; }
+};
+
+#if defined(__AVX512BF16__)
+// Two bfloat16 per element, a pair of neighbours along the summed axis: c += a0 * b0 + a1 * b1 in float32.
+template <int W_>
+struct BFloat16Dot {
+  using A = float;
+  using Element = uint32_t;
+  static constexpr int W = W_;
+  using V = Vec<float, W>;
+  using Operand = Vec<uint32_t, W>;
+  static SF_INLINE Operand broadcast(const Element* p) { return splat<Operand>(*p); }
+  static SF_INLINE Operand row(const Element* p) { return load<Operand>(p); }
+  static SF_INLINE V madd(V c, Operand a, Operand b) {
+    if constexpr (W == 16) return (V)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)b);
+    if constexpr (W == 8) return (V)_mm256_dpbf16_ps((__m256)c, (__m256bh)a, (__m256bh)b);
+    if constexpr (W == 4) return (V)_mm_dpbf16_ps((__m128)c, (__m128bh)a, (__m128bh)b);
+  }
+};
+#endif
+
+// Element (row, k) of A is at [row * row_stride + k * k_stride].
+template <class E>
+struct Strided {
+  const E* at;
+  ptrdiff_t row_stride, k_stride;
+};
+
+// C and what it starts from: the sum of up to two matrices of C's shape, or zero.
+template <class A>
+struct Target {
+  A* c;
+  ptrdiff_t stride;
+  const A* init[2];
+};
+
+// Rows of C whose accumulators fit the registers, beside NV vectors of B and one broadcast.
+constexpr int rows_for(int nv) {
+  const int rows = (kRegisters - 1 - nv) / nv;
+  return rows > 14 ? 14 : rows;
+}
+// Vectors of C side by side: as many as leave enough rows to hide the latency of a multiply-add.
+constexpr int kMaxVectors = kRegisters == 32 ? 4 : 2;
+
+template <class M, int R, int NV>
+SF_INLINE void tile(Strided<typename M::Element> a, const typename M::Element* b, ptrdiff_t b_stride, int64_t depth,
+                    Target<typename M::A> t) {
+  using V = typename M::V;
+  V acc[R][NV];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) acc[r][v] = t.init[0] ? load<V>(t.init[0] + r * t.stride + v * M::W) : V{};
+  if (t.init[1])
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; ++v) acc[r][v] += load<V>(t.init[1] + r * t.stride + v * M::W);
+  for (int64_t k = 0; k < depth; ++k) {
+    typename M::Operand row[NV];
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) row[v] = M::row(b + v * M::W);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const auto x = M::broadcast(a.at + r * a.row_stride);
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; ++v) acc[r][v] = M::madd(acc[r][v], x, row[v]);
+    }
+    a.at += a.k_stride;
+    b += b_stride;
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) store(t.c + r * t.stride + v * M::W, acc[r][v]);
+}
+
+// tile<R> for a run-time R in 1..MAX.
+template <class M, int NV, int MAX>
+SF_INLINE void tile_rows(int rows, Strided<typename M::Element> a, const typename M::Element* b, ptrdiff_t b_stride,
+                         int64_t depth, Target<typename M::A> t) {
+  if constexpr (MAX > 1) {
+    if (rows < MAX) return tile_rows<M, NV, MAX - 1>(rows, a, b, b_stride, depth, t);
+  }
+  tile<M, MAX, NV>(a, b, b_stride, depth, t);
+}
+
+// C (rows x NV vectors) = init + A * B, in row tiles of nearly equal height.
+template <class M, int NV>
+__attribute__((noinline)) void multiply(int64_t rows, int64_t depth, Strided<typename M::Element> a,
+                                        const typename M::Element* b, ptrdiff_t b_stride, Target<typename M::A> t) {
+  constexpr int kMost = rows_for(NV);
+  const int64_t tiles = (rows + kMost - 1) / kMost;
+  for (int64_t left = tiles; left > 0; --left) {
+    const int64_t height = (rows + left - 1) / left;
+    tile_rows<M, NV, kMost>(int(height), a, b, b_stride, depth, t);
+    rows -= height;
+    a.at += height * a.row_stride;
+    t.c += height * t.stride;
+    for (auto& init : t.init)
+      if (init) init += height * t.stride;
+  }
+}
+
+// Calls f(first column, vector width, vectors) over `columns` lanes: whole vectors in groups of kMaxVectors, then what is
+// left in the narrowest vector that holds it (49 tokens are 3 x 16 + 4 lanes, not 4 x 16).
+template <int W_, int NV_>
+struct Group {
+  static constexpr int W = W_, NV = NV_;
+};
+template <class A, class F>
+SF_INLINE void for_column_groups(int64_t columns, F&& f) {
+  constexpr int W = kLanes<A>;
+  int64_t at = 0, vectors = columns / W;
+  const int64_t left = columns % W;
+  const bool narrow = W >= 8 && left <= W / 2;
+  if (left && !narrow) ++vectors;
+  while (vectors > 0) {
+    const int64_t groups = (vectors + kMaxVectors - 1) / kMaxVectors, nv = (vectors + groups - 1) / groups;
+    if (nv == 1) f(at, Group<W, 1>());
+    if (nv == 2) f(at, Group<W, 2>());
+    if constexpr (kMaxVectors > 2) {
+      if (nv == 3) f(at, Group<W, 3>());
+      if (nv == 4) f(at, Group<W, 4>());
+    }
+    at += nv * W;
+    vectors -= nv;
+  }
+  if constexpr (W >= 8) {
+    if (!left || !narrow) return;
+    if (left <= W / 4) return f(at, Group<W / 4, 1>());
+    f(at, Group<W / 2, 1>());
+  }
+}
+
+}  // namespace SWIN_FAST_ISA
+}  // namespace swin_fast

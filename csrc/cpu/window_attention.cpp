@@ -1,0 +1,299 @@
+// Boundary of the CPU kernels: reads tensors, allocates outputs, splits the work over torch's threads. Messages for people
+// are raised in Python (functional.py); the checks here only keep a direct call of the op from reading out of bounds.
+#include <cstdlib>
+#include <cstring>
+#include <algorithm>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "../common/stable.h"
+#include "capability.h"
+
+namespace swin_fast {
+namespace {
+
+using Ints = std::vector<int64_t>;
+constexpr double kLog2E = 1.4426950408889634;
+constexpr int64_t kDenseBiasBytes = 8 << 20;  // expanded once per call up to this, per window above
+
+ScalarType acc_type(const Tensor& qkv) {
+  return qkv.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+DType kernel_dtype(const Tensor& qkv) {
+  switch (qkv.scalar_type()) {
+    case ScalarType::Float: return DType::kFloat32;
+    case ScalarType::BFloat16: return DType::kBFloat16;
+    case ScalarType::Half: return DType::kFloat16;
+    case ScalarType::Double: return DType::kFloat64;
+    default: STD_TORCH_CHECK(false, "qkv must be float32, bfloat16, float16 or float64");
+  }
+}
+
+// One thread's scratch, kept between calls: a fresh block of this size would be page-faulted in every time.
+void* thread_scratch(size_t bytes) {
+  struct Buffer {
+    void* data = nullptr;
+    size_t size = 0;
+    ~Buffer() { std::free(data); }
+  };
+  static thread_local Buffer buffer;
+  if (buffer.size < bytes) {
+    std::free(buffer.data);
+    buffer.size = (bytes + 4095) / 4096 * 4096;
+    buffer.data = std::aligned_alloc(4096, buffer.size);
+    if (!buffer.data) buffer.size = 0;
+    STD_TORCH_CHECK(buffer.data, "out of memory for ", bytes, " bytes of scratch");
+  }
+  return buffer.data;
+}
+
+// The op's arguments as the kernels see them, and the temporaries that must live as long.
+struct Call {
+  WindowAttentionParams p = {};
+  DType dtype;
+  ScalarType acc;
+  WindowAttentionKernels kernels;
+  std::vector<Tensor> keep;
+
+  Call(const Tensor& qkv, const OptionalTensor& bias_table, const OptionalTensor& bias_index,
+       const OptionalTensor& pad_qkv, const OptionalTensor& mask, const OptionalTensor& logit_scale,
+       const OptionalTensor& dropout_seed, int64_t num_heads, const Ints& window_size, const Ints& shift_size,
+       double scale, bool roll_then_pad, double mask_value, double dropout_p)
+      : dtype(kernel_dtype(qkv)), acc(acc_type(qkv)), kernels(cpu_capability().kernels) {
+    const int64_t axes = qkv.dim() - 2, channels = qkv.size(-1);
+    STD_TORCH_CHECK(axes >= 1 && axes <= 3 && int64_t(window_size.size()) == axes && int64_t(shift_size.size()) == axes,
+                    "qkv must have one to three grid axes, with a window and a shift for each");
+    STD_TORCH_CHECK(num_heads > 0 && channels > 0 && channels % (3 * num_heads) == 0, "num_heads must divide C");
+    p.batch = qkv.size(0), p.heads = num_heads, p.head_dim = channels / (3 * num_heads);
+    p.scale = scale, p.mask_value = mask_value, p.dropout_p = dropout_p;
+    set_geometry(qkv, window_size, shift_size, roll_then_pad);
+    STD_TORCH_CHECK(p.tokens <= 1024 && p.head_dim <= 256, "a window holds at most 1024 tokens, a head 256 channels");
+    const Tensor source = qkv.stride(-1) == 1 ? qkv : keep_alive(torch::stable::contiguous(qkv));
+    p.qkv = source.const_data_ptr();
+    set_strides(p.qkv_stride, source);
+    if (bias_table) set_bias(*bias_table, bias_index);
+    if (pad_qkv) {
+      STD_TORCH_CHECK(pad_qkv->scalar_type() == qkv.scalar_type() && pad_qkv->numel() == channels,
+                      "pad_qkv must have qkv's dtype and 3 * C elements");
+      p.pad_qkv = keep_alive(torch::stable::contiguous(*pad_qkv)).const_data_ptr();
+    }
+    if (mask) {
+      STD_TORCH_CHECK(mask->dim() == 3 && mask->size(0) > 0 && mask->size(1) == p.tokens && mask->size(2) == p.tokens,
+                      "mask must be (M, N, N)");
+      p.mask = in_acc(*mask).const_data_ptr();
+      p.mask_windows = mask->size(0);
+    }
+    if (logit_scale) {
+      STD_TORCH_CHECK(logit_scale->numel() == num_heads, "logit_scale must have one entry per head");
+      p.logit_scale = in_acc(*logit_scale).const_data_ptr();
+    }
+    if (dropout_p > 0) {
+      STD_TORCH_CHECK(dropout_seed && dropout_seed->scalar_type() == ScalarType::Long && dropout_seed->numel() == 1,
+                      "dropout needs a seed: one int64");
+      p.dropout_seed = static_cast<uint64_t>(*dropout_seed->const_data_ptr<int64_t>());
+    }
+  }
+
+  int64_t items() const { return p.batch * p.windows * p.heads; }
+
+  const Tensor& keep_alive(Tensor t) {
+    keep.push_back(std::move(t));
+    return keep.back();
+  }
+
+  const Tensor& in_acc(const Tensor& t) {
+    return keep_alive(torch::stable::contiguous(t.scalar_type() == acc ? t : torch::stable::to(t, acc)));
+  }
+
+  void set_geometry(const Tensor& qkv, const Ints& window_size, const Ints& shift_size, bool roll_then_pad) {
+    Geometry& g = p.geometry;
+    const int64_t axes = qkv.dim() - 2, lead = 3 - axes;
+    g = {{1, 1, 1}, {1, 1, 1}, {0, 0, 0}, {1, 1, 1}, roll_then_pad, false, false};
+    p.tokens = p.windows = 1;
+    for (int64_t a = 0; a < axes; ++a) {
+      const int64_t at = lead + a;
+      g.grid[at] = qkv.size(1 + a), g.window[at] = window_size[a], g.shift[at] = shift_size[a];
+      STD_TORCH_CHECK(g.grid[at] > 0 && g.window[at] > 0 && g.shift[at] >= 0 && g.shift[at] < g.window[at],
+                      "grid and window must be positive and the shift below the window");
+      g.count[at] = ceil_div(g.grid[at], g.window[at]);
+      g.shifted |= g.shift[at] > 0;
+      g.padded |= g.count[at] * g.window[at] != g.grid[at];
+      p.tokens *= g.window[at];
+      p.windows *= g.count[at];
+    }
+  }
+
+  void set_strides(int64_t (&stride)[4], const Tensor& t) const {
+    const int64_t axes = t.dim() - 2;
+    stride[0] = t.stride(0);
+    for (int64_t a = 0; a < 3; ++a) stride[1 + a] = a < 3 - axes ? 0 : t.stride(1 + a - (3 - axes));
+  }
+
+  void set_bias(const Tensor& table, const OptionalTensor& index) {
+    STD_TORCH_CHECK(table.dim() == 2 && table.size(1) == p.heads && table.size(0) > 0, "bias_table must be (T, num_heads)");
+    p.bias_rows = table.size(0);
+    const Tensor by_head = torch::stable::new_empty(table, Ints{p.heads, p.bias_rows}, acc);
+    const Tensor rows = in_acc(table);
+    if (acc == ScalarType::Double)
+      transpose_scaled(by_head, rows.const_data_ptr<double>());
+    else
+      transpose_scaled(by_head, rows.const_data_ptr<float>());
+    p.bias = keep_alive(by_head).const_data_ptr();
+    if (!index) {
+      int64_t standard = 1;
+      for (int64_t w : p.geometry.window) standard *= 2 * w - 1;
+      STD_TORCH_CHECK(p.bias_rows == standard, "bias_table must have ", standard, " rows, got ", p.bias_rows);
+      return;
+    }
+    STD_TORCH_CHECK(index->dim() == 2 && index->size(0) == p.tokens && index->size(1) == p.tokens, "bias_index must be (N, N)");
+    p.bias_index = keep_alive(torch::stable::contiguous(index->scalar_type() == ScalarType::Long
+                                                            ? *index
+                                                            : torch::stable::to(*index, ScalarType::Long)))
+                       .const_data_ptr<int64_t>();
+    bool inside = true;
+    for (int64_t i = 0; i < p.tokens * p.tokens; ++i)
+      inside &= p.bias_index[i] >= -p.bias_rows && p.bias_index[i] < p.bias_rows;
+    STD_TORCH_CHECK(inside, "bias_index must be in [-", p.bias_rows, ", ", p.bias_rows, ")");
+  }
+
+  template <class A>
+  void transpose_scaled(const Tensor& by_head, const A* rows) const {
+    A* dst = static_cast<A*>(by_head.mutable_data_ptr());
+    for (int64_t r = 0; r < p.bias_rows; ++r)
+      for (int64_t h = 0; h < p.heads; ++h) dst[h * p.bias_rows + r] = rows[r * p.heads + h] * A(kLog2E);
+  }
+
+  // Work per thread is at least about 20 microseconds, where a thread is worth waking.
+  int64_t grain(int64_t items, double products) const {
+    const double flops = products * 2 * double(p.tokens) * double(p.tokens) * double(p.head_dim) * double(this->items());
+    const double per_item = flops / double(items > 0 ? items : 1);
+    return int64_t(1e6 / (per_item + 1)) + 1;
+  }
+
+  void prepare_bias(const Tensor& like) {
+    const int64_t blocks = ceil_div(p.tokens, kBlock) + 1;  // at most: blocks are rounded to whole vectors
+    const int64_t count = p.heads * blocks * p.tokens * kBlock;
+    if (!p.bias || p.batch * p.windows < 2 || count * (acc == ScalarType::Double ? 8 : 4) > kDenseBiasBytes) return;
+    const Tensor dense = keep_alive(torch::stable::new_empty(like, Ints{count}, acc));
+    void* data = dense.mutable_data_ptr();
+    torch::stable::parallel_for(0, p.heads, 4, [&](int64_t begin, int64_t end) {
+      kernels.prepare_bias(p, dtype, begin, end, data);
+    });
+    p.bias_dense = data;
+  }
+};
+
+std::tuple<Tensor, Tensor> window_attention(
+    const Tensor& qkv, const OptionalTensor& bias_table, const OptionalTensor& bias_index,
+    const OptionalTensor& pad_qkv, const OptionalTensor& mask, const OptionalTensor& logit_scale,
+    const OptionalTensor& dropout_seed, int64_t num_heads, const Ints& window_size, const Ints& shift_size,
+    double scale, bool roll_then_pad, double mask_value, double dropout_p, bool save_lse) {
+  Call call(qkv, bias_table, bias_index, pad_qkv, mask, logit_scale, dropout_seed, num_heads, window_size, shift_size,
+            scale, roll_then_pad, mask_value, dropout_p);
+  Ints out_size(qkv.sizes().begin(), qkv.sizes().end()), lse_size = {0};
+  out_size.back() /= 3;
+  if (save_lse) {
+    lse_size = {qkv.size(0), num_heads};
+    lse_size.insert(lse_size.end(), out_size.begin() + 1, out_size.end() - 1);
+  }
+  Tensor out = torch::stable::new_empty(qkv, out_size);
+  Tensor lse = torch::stable::new_empty(qkv, lse_size, call.acc);
+  WindowAttentionParams& p = call.p;
+  if (call.items() == 0) return {out, lse};
+  call.prepare_bias(qkv);
+  p.out = out.mutable_data_ptr();
+  p.lse = save_lse ? lse.mutable_data_ptr() : nullptr;
+  const size_t scratch = call.kernels.forward_scratch(p, call.dtype);
+  torch::stable::parallel_for(0, call.items(), call.grain(call.items(), 2), [&](int64_t begin, int64_t end) {
+    call.kernels.forward(p, call.dtype, begin, end, thread_scratch(scratch));
+  });
+  return {out, lse};
+}
+
+struct SharedGradient {  // one that many windows add to: partial sums while the kernel runs, then the total
+  bool wanted = false;
+  Tensor partial;
+  Ints shape;
+
+  double* start(const Tensor& like, int64_t chunks, bool want, Ints entries) {
+    wanted = want;
+    if (!wanted) return nullptr;
+    shape = std::move(entries);
+    Ints size = {chunks};
+    size.insert(size.end(), shape.begin(), shape.end());
+    partial = torch::stable::new_empty(like, size, ScalarType::Double);
+    return static_cast<double*>(partial.mutable_data_ptr());
+  }
+
+  // The sum in chunk order, in the dtype of what it is the gradient of.
+  Tensor finish(const Tensor& like, int64_t chunks, const OptionalTensor& of, bool transpose) const {
+    if (!wanted) return torch::stable::new_empty(like, Ints{0});
+    Tensor total = torch::stable::new_empty(like, shape, ScalarType::Double);
+    const int64_t count = total.numel();
+    const double* at = static_cast<const double*>(partial.const_data_ptr());
+    double* sum = static_cast<double*>(total.mutable_data_ptr());
+    std::copy(at, at + count, sum);
+    for (int64_t c = 1; c < chunks; ++c)
+      for (int64_t i = 0; i < count; ++i) sum[i] += at[c * count + i];
+    const Tensor result = torch::stable::to(total, of->scalar_type());
+    return transpose ? torch::stable::contiguous(torch::stable::transpose(result, 0, 1)) : result;
+  }
+};
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> window_attention_backward(
+    const Tensor& grad, const Tensor& /*lse*/, const Tensor& qkv, const OptionalTensor& bias_table,
+    const OptionalTensor& bias_index, const OptionalTensor& pad_qkv, const OptionalTensor& mask,
+    const OptionalTensor& logit_scale, const OptionalTensor& dropout_seed, int64_t num_heads,
+    const Ints& window_size, const Ints& shift_size, double scale, bool roll_then_pad, double mask_value,
+    double dropout_p, int64_t needs) {
+  Call call(qkv, bias_table, bias_index, pad_qkv, mask, logit_scale, dropout_seed, num_heads, window_size, shift_size,
+            scale, roll_then_pad, mask_value, dropout_p);
+  WindowAttentionParams& p = call.p;
+  STD_TORCH_CHECK(grad.dim() == qkv.dim() && grad.numel() * 3 == qkv.numel() && grad.scalar_type() == qkv.scalar_type(),
+                  "grad must have the output's shape and dtype");
+  const Tensor grad_out = grad.stride(-1) == 1 ? grad : torch::stable::contiguous(grad);
+  p.grad_out = grad_out.const_data_ptr();
+  call.set_strides(p.grad_out_stride, grad_out);
+  // The split depends on the shape alone, never on the number of threads: sums come out the same on any machine size.
+  const int64_t total = p.batch * p.windows, head_bytes = ceil_div(p.tokens, kBlock) * p.tokens * kBlock * 4;
+  const int64_t heads_in_group = std::max<int64_t>(1, std::min<int64_t>(p.heads, (256 << 10) / head_bytes));
+  p.head_groups = ceil_div(p.heads, heads_in_group);
+  p.chunks = std::max<int64_t>(1, std::min<int64_t>(total, ceil_div(64, p.head_groups)));
+
+  const bool want_qkv = needs & 1;
+  Tensor grad_qkv = torch::stable::new_empty(qkv, want_qkv ? Ints(qkv.sizes().begin(), qkv.sizes().end()) : Ints{0});
+  p.grad_qkv = want_qkv ? grad_qkv.mutable_data_ptr() : nullptr;
+  SharedGradient bias, pad, scales;
+  p.grad_bias = bias.start(qkv, p.chunks, bias_table && (needs & 2), {p.heads, p.bias_rows});
+  p.grad_pad = pad.start(qkv, p.chunks, pad_qkv && (needs & 4), {qkv.size(-1)});
+  p.grad_scale = scales.start(qkv, p.chunks, logit_scale && (needs & 8), {p.heads});
+  if (total > 0) {
+    call.prepare_bias(qkv);
+    const size_t scratch = call.kernels.backward_scratch(p, call.dtype);
+    const int64_t items = p.chunks * p.head_groups;
+    torch::stable::parallel_for(0, items, call.grain(items, 5), [&](int64_t begin, int64_t end) {
+      call.kernels.backward(p, call.dtype, begin, end, thread_scratch(scratch));
+    });
+  } else {
+    for (SharedGradient* g : {&bias, &pad, &scales})
+      if (g->wanted) torch::stable::zero_(g->partial);
+  }
+  return {grad_qkv, bias.finish(qkv, p.chunks, bias_table, true), pad.finish(qkv, p.chunks, pad_qkv, false),
+          scales.finish(qkv, p.chunks, logit_scale, false)};
+}
+
+std::string cpu_capability_name() { return cpu_capability().name; }
+
+}  // namespace
+}  // namespace swin_fast
+
+STABLE_TORCH_LIBRARY_IMPL(swin_fast, CPU, m) {
+  m.impl("window_attention", TORCH_BOX(&swin_fast::window_attention));
+  m.impl("window_attention_backward", TORCH_BOX(&swin_fast::window_attention_backward));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(swin_fast, CompositeExplicitAutograd, m) {
+  m.impl("cpu_capability", TORCH_BOX(&swin_fast::cpu_capability_name));
+}

@@ -1,0 +1,184 @@
+// Backward: a work item is a run of windows (a chunk) and a group of heads. Each token lies in one window, so gradients
+// of q, k and v are written once; those shared by windows (bias, padding, logit scale) are summed per chunk in window
+// order and reduced over chunks by the caller, so no result depends on the number of threads.
+#pragma once
+
+#include "window_attention_shared.h"
+
+namespace swin_fast {
+namespace SWIN_FAST_ISA {
+
+// Scores -> weights in place, and the gradient of the weights -> gradient of the scores in place, for some columns:
+// dS = P * (dP - sum over keys of P * dP). With `bias_sum`, dS is added to it. The softmax is computed again from the
+// scores: a saved log-sum-exp would be one rounded number of the size of the scores, off by the same factor in a row.
+template <class A, int W, int NV>
+SF_INLINE void softmax_gradient(A* scores, A* grads, int64_t keys, A* bias_sum) {
+  using V = Vec<A, W>;
+  V max[NV], sum[NV], inner[NV];
+  softmax_columns<A, W, NV>(scores, keys, max, sum);
+  for (int v = 0; v < NV; ++v) sum[v] = sum[v] == V{} ? V{} : 1 / sum[v], inner[v] = V{};
+  for (int64_t j = 0; j < keys;) {
+    V part[NV] = {};
+    for (const int64_t stop = j + kRun < keys ? j + kRun : keys; j < stop; ++j)
+      for (int v = 0; v < NV; ++v) {
+        const int64_t at = j * kBlock + v * W;
+        const V weight = load<V>(scores + at) * sum[v];
+        part[v] += weight * load<V>(grads + at);
+        store(scores + at, weight);
+      }
+    for (int v = 0; v < NV; ++v) inner[v] += part[v];
+  }
+  for (int64_t j = 0; j < keys; ++j)
+    for (int v = 0; v < NV; ++v) {
+      const int64_t at = j * kBlock + v * W;
+      const V ds = load<V>(scores + at) * (load<V>(grads + at) - inner[v]);
+      store(grads + at, ds);
+      if (bias_sum) store(bias_sum + at, load<V>(bias_sum + at) + ds);
+    }
+}
+
+template <class T, class A>
+struct Backward {
+  const WindowAttentionParams& p;
+  Window<T, A> window;
+  int64_t padded, group_size;
+  A *query, *key, *value, *grad, *query_columns, *grad_columns, *scores, *grad_scores, *bias;
+  A *grad_query, *grad_key, *grad_value, *query_norms, *key_norms, *bias_sum;
+
+  Backward(const WindowAttentionParams& params, Arena& arena) : p(params), window(params, arena) {
+    padded = padded_head_dim(p.head_dim);
+    group_size = ceil_div(p.heads, p.head_groups);
+    A** rows[] = {&query, &key, &value, &grad, &grad_key, &grad_value};
+    for (A** m : rows) *m = arena.take<A>(p.tokens * padded);
+    query_columns = arena.take<A>(padded * kBlock);
+    grad_columns = arena.take<A>(padded * kBlock);
+    scores = arena.take<A>(p.tokens * kBlock);
+    grad_scores = arena.take<A>(p.tokens * kBlock);
+    bias = arena.take<A>(p.bias && !p.bias_dense ? p.tokens * kBlock : 0);
+    grad_query = arena.take<A>(kBlock * padded);
+    query_norms = arena.take<A>(p.logit_scale ? p.tokens : 0);
+    key_norms = arena.take<A>(p.logit_scale ? p.tokens : 0);
+    bias_sum = arena.take<A>(p.grad_bias ? group_size * dense_size() : 0);
+  }
+
+  int64_t dense_size() const { return window.blocks.count * p.tokens * kBlock; }
+
+  void run(int64_t item) {
+    const int64_t chunk = item / p.head_groups, group = item % p.head_groups, total = p.batch * p.windows;
+    const int64_t head_begin = group * group_size, head_left = p.heads - head_begin;
+    const int64_t head_end = head_begin + (head_left < group_size ? head_left : group_size);
+    if (p.grad_bias) memset(bias_sum, 0, sizeof(A) * group_size * dense_size());
+    for (int64_t head = head_begin; head < head_end; ++head) {
+      if (p.grad_pad)
+        for (int64_t part = 0; part < 3; ++part) memset(pad_sum(chunk, part, head), 0, sizeof(double) * p.head_dim);
+      if (p.grad_scale) *scale_sum(chunk, head) = 0;
+    }
+    for (int64_t w = chunk * total / p.chunks; w < (chunk + 1) * total / p.chunks; ++w) {
+      window.move_to(w);
+      for (int64_t head = head_begin; head < head_end; ++head)
+        window_head(chunk, w, head, bias_sum + (head - head_begin) * (p.grad_bias ? dense_size() : 0));
+    }
+    if (p.grad_bias)
+      for (int64_t head = head_begin; head < head_end; ++head)
+        fold_bias(bias_sum + (head - head_begin) * dense_size(),
+                  p.grad_bias + (chunk * p.heads + head) * p.bias_rows);
+  }
+
+  double* pad_sum(int64_t chunk, int64_t part, int64_t head) const {
+    return p.grad_pad + (chunk * 3 + part) * window.channels + head * p.head_dim;
+  }
+  double* scale_sum(int64_t chunk, int64_t head) const { return p.grad_scale + chunk * p.heads + head; }
+
+  void window_head(int64_t chunk, int64_t w, int64_t head, A* dense) {
+    const bool cosine = p.logit_scale != nullptr;
+    const uint64_t item = uint64_t(w * p.heads + head);
+    window.pack(query, 0, head, padded, cosine ? query_norms : nullptr);
+    window.pack(key, 1, head, padded, cosine ? key_norms : nullptr);
+    window.pack(value, 2, head, padded, nullptr);
+    pack_grad(head);
+    const A scale = window.score_scale(head);
+    for (int64_t block = 0; block < window.blocks.count; ++block) {
+      const int64_t first = block * window.blocks.size, n = window.blocks.length(block, p.tokens);
+      transpose(query_columns, query + first * padded, padded, n, p.head_dim, scale * A(kLog2E));
+      transpose(grad_columns, grad + first * padded, padded, n, p.head_dim, A(1));
+      key_query_product(scores, key, padded, query_columns, p.tokens, p.head_dim, n, window.bias_of(head, block, bias),
+                        window.mask_of(block));
+      key_query_product<A>(grad_scores, value, padded, grad_columns, p.tokens, p.head_dim, n, nullptr, nullptr);
+      if (p.dropout_p > 0) apply_dropout(grad_scores, p.tokens, first, item, p.dropout_seed, p.dropout_p);
+      A* sum = p.grad_bias ? dense + block * p.tokens * kBlock : nullptr;
+      for_column_groups<A>(n, [&](int64_t at, auto group) {
+        constexpr int W = decltype(group)::W, NV = decltype(group)::NV;
+        softmax_gradient<A, W, NV>(scores + at, grad_scores + at, p.tokens, sum ? sum + at : nullptr);
+      });
+      if (p.dropout_p > 0) apply_dropout(scores, p.tokens, first, item, p.dropout_seed, p.dropout_p);
+      const bool more = block > 0;
+      weighted_rows<A>(grad_value, p.tokens, padded, {scores, kBlock, 1}, grad + first * padded, n, p.head_dim, more);
+      weighted_rows<A>(grad_key, p.tokens, padded, {grad_scores, kBlock, 1}, query + first * padded, n, p.head_dim, more);
+      weighted_rows<A>(grad_query, n, padded, {grad_scores, 1, kBlock}, key, p.tokens, p.head_dim, false);
+      if (p.grad_scale) {
+        double total = 0;
+        for (int64_t i = 0; i < n; ++i) total += dot(query + (first + i) * padded, grad_query + i * padded);
+        *scale_sum(chunk, head) += total;
+      }
+      for (int64_t i = 0; i < n; ++i)
+        write(chunk, 0, head, first + i, grad_query + i * padded, query + (first + i) * padded, query_norms, scale);
+    }
+    for (int64_t j = 0; j < p.tokens; ++j) {
+      write(chunk, 1, head, j, grad_key + j * padded, key + j * padded, key_norms, scale);
+      write(chunk, 2, head, j, grad_value + j * padded, nullptr, nullptr, A(1));
+    }
+  }
+
+  // Rows of the output's gradient; zero for padding, whose output is cropped.
+  void pack_grad(int64_t head) {
+    for (int64_t t = 0; t < p.tokens; ++t) {
+      const int64_t at = window.now.position[t];
+      const T* row = at < 0 ? window.zeros
+                            : static_cast<const T*>(p.grad_out) + window.offset(p.grad_out_stride, window.now.image, at) + head * p.head_dim;
+      widen_row(grad + t * padded, row, p.head_dim, padded);
+    }
+  }
+
+  A dot(const A* a, const A* b) const {
+    A total = 0;
+    for (int64_t c = 0; c < p.head_dim; ++c) total += a[c] * b[c];
+    return total;
+  }
+
+  // One token's gradient of one part, from that of the (normalised) row the product used. In cosine attention
+  // x = u * |x|, so dx = (du - u (u . du)) / |x|; where the norm was clamped it is a constant and dx = du / eps.
+  void write(int64_t chunk, int64_t part, int64_t head, int64_t t, A* row, const A* unit, const A* norms, A factor) {
+    if (p.logit_scale && unit) {
+      if (norms[t] > 0) {
+        const A along = dot(unit, row);
+        for (int64_t c = 0; c < p.head_dim; ++c) row[c] -= unit[c] * along;
+      }
+      factor *= norms[t] > 0 ? norms[t] : -norms[t];
+    }
+    const int64_t at = window.now.position[t];
+    if (at >= 0) {
+      if (!p.grad_qkv) return;
+      T* dst = static_cast<T*>(p.grad_qkv) +
+               ((window.now.image * window.map_size + at) * 3 + part) * window.channels + head * p.head_dim;
+      narrow_row(dst, row, p.head_dim, factor);
+    } else if (p.grad_pad) {
+      double* sum = pad_sum(chunk, part, head);
+      for (int64_t c = 0; c < p.head_dim; ++c) sum[c] += double(row[c] * factor);
+    }
+  }
+
+  // (blocks, keys, kBlock) summed into the rows of the table.
+  void fold_bias(const A* dense, double* table) {
+    memset(table, 0, sizeof(double) * p.bias_rows);
+    const BiasRows rows(p);
+    for (int64_t block = 0; block < window.blocks.count; ++block)
+      for (int64_t j = 0; j < p.tokens; ++j) {
+        const A* row = dense + (block * p.tokens + j) * kBlock;
+        rows.for_queries(j, block * window.blocks.size, window.blocks.length(block, p.tokens), window.codes,
+                         [&](int64_t i, int64_t r) { table[r] += double(row[i]); });
+      }
+  }
+};
+
+}  // namespace SWIN_FAST_ISA
+}  // namespace swin_fast

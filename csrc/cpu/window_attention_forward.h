@@ -1,0 +1,97 @@
+// Forward: one window and head at a time, scores kept as (keys, queries) so that the softmax is vertical and one lane is
+// one query. Nothing larger than a block of scores leaves the cache.
+#pragma once
+
+#include "window_attention_shared.h"
+
+namespace swin_fast {
+namespace SWIN_FAST_ISA {
+
+template <class T, class A>
+SF_INLINE T* out_row(const Window<T, A>& window, const WindowAttentionParams& p, int64_t head, int64_t t) {
+  return static_cast<T*>(p.out) + (window.now.image * window.map_size + window.now.position[t]) * window.channels +
+         head * p.head_dim;
+}
+
+// Asks to own the lines that write_outputs will fill: a store that misses holds up every store behind it.
+template <class T, class A>
+SF_INLINE void prefetch_outputs(const Window<T, A>& window, const WindowAttentionParams& p, int64_t head, int64_t first,
+                                int64_t n) {
+  for (int64_t i = first; i < first + n; ++i) {
+    if (window.now.position[i] < 0) continue;
+    const char* row = reinterpret_cast<const char*>(out_row(window, p, head, i));
+    for (int64_t at = 0; at < int64_t(p.head_dim * sizeof(T)); at += 64) __builtin_prefetch(row + at, 1, 2);
+  }
+}
+
+// Rows of the block to their places on the map, each divided by its softmax's sum; padding is dropped.
+template <class T, class A>
+SF_INLINE void write_outputs(const Window<T, A>& window, const WindowAttentionParams& p, int64_t head, int64_t first,
+                             int64_t n, const A* out, int64_t padded, const A* max, const A* sum) {
+  for (int64_t i = 0; i < n; ++i) {
+    if (window.now.position[first + i] < 0) continue;
+    narrow_row(out_row(window, p, head, first + i), out + i * padded, p.head_dim, sum[i] == 0 ? A(0) : 1 / sum[i]);
+  }
+  if (!p.lse) return;
+  A* lse = static_cast<A*>(p.lse) + (window.now.image * p.heads + head) * window.map_size;
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t at = window.now.position[first + i];
+    // +inf for a column without a key, so that exp(score - lse) is 0
+    if (at >= 0) lse[at] = sum[i] == 0 ? A(__builtin_inf()) : (max[i] + A(__builtin_log2(sum[i]))) * A(kLn2);
+  }
+}
+
+template <class T, class A>
+struct Forward {
+  const WindowAttentionParams& p;
+  Window<T, A> window;
+  int64_t padded;
+  A *query, *key, *value, *query_columns, *scores, *bias, *out, *norms;
+
+  Forward(const WindowAttentionParams& params, Arena& arena) : p(params), window(params, arena) {
+    padded = padded_head_dim(p.head_dim);
+    query = arena.take<A>(p.tokens * padded);
+    key = arena.take<A>(p.tokens * padded);
+    value = arena.take<A>(p.tokens * padded);
+    query_columns = arena.take<A>(padded * kBlock);
+    scores = arena.take<A>(p.tokens * kBlock);
+    bias = arena.take<A>(p.bias && !p.bias_dense ? p.tokens * kBlock : 0);
+    out = arena.take<A>(kBlock * padded);
+    norms = arena.take<A>(p.logit_scale ? p.tokens : 0);
+  }
+
+  void run(int64_t item) {
+    const int64_t head = item % p.heads;
+    window.move_to(item / p.heads);
+    window.pack(query, 0, head, padded, norms_or_null());
+    window.pack(key, 1, head, padded, norms_or_null());
+    window.pack(value, 2, head, padded, nullptr);
+    for (int64_t block = 0; block < window.blocks.count; ++block) {
+      const int64_t first = block * window.blocks.size, n = window.blocks.length(block, p.tokens);
+      if (block == 0) prefetch(item + 1, 0);
+      prefetch_outputs(window, p, head, first, n);
+      transpose(query_columns, query + first * padded, padded, n, p.head_dim, window.score_scale(head) * A(kLog2E));
+      key_query_product(scores, key, padded, query_columns, p.tokens, p.head_dim, n, window.bias_of(head, block, bias),
+                        window.mask_of(block));
+      if (block == 0) prefetch(item + 1, 1);
+      A max[kBlock], sum[kBlock];
+      for_column_groups<A>(n, [&](int64_t at, auto group) {
+        constexpr int W = decltype(group)::W, NV = decltype(group)::NV;
+        Vec<A, W> column_max[NV], column_sum[NV];
+        softmax_columns<A, W, NV>(scores + at, p.tokens, column_max, column_sum);
+        for (int v = 0; v < NV; ++v) store(max + at + v * W, column_max[v]), store(sum + at + v * W, column_sum[v]);
+      });
+      if (block == 0) prefetch(item + 1, 2);
+      if (p.dropout_p > 0) apply_dropout(scores, p.tokens, first, uint64_t(item), p.dropout_seed, p.dropout_p);
+      weighted_rows<A>(out, n, padded, {scores, 1, kBlock}, value, p.tokens, p.head_dim, false);
+      write_outputs(window, p, head, first, n, out, padded, max, sum);
+    }
+  }
+
+  void prefetch(int64_t item, int64_t part) { window.prefetch(item / p.heads, item % p.heads, part); }
+
+  A* norms_or_null() const { return p.logit_scale ? norms : nullptr; }
+};
+
+}  // namespace SWIN_FAST_ISA
+}  // namespace swin_fast

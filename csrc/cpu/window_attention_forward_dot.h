@@ -1,0 +1,143 @@
+// Forward in bfloat16 on a processor that multiplies pairs of bfloat16 (AVX512_BF16): as window_attention_forward.h, but
+// q, k, v and the weights stay bfloat16, two to an element, and only scores, sums and outputs are float32.
+#pragma once
+
+#include "window_attention_forward.h"
+
+#if defined(__AVX512BF16__)
+namespace swin_fast {
+namespace SWIN_FAST_ISA {
+
+using Pair = uint32_t;  // two bfloat16, the first in the low half
+
+template <int W>
+SF_INLINE Vec<Pair, W> pair_up(Vec<float, W> low, Vec<float, W> high) {
+  if constexpr (W == 16) {
+    static const uint16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                       8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    const __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
+    return (Vec<Pair, W>)_mm512_permutexvar_epi16(_mm512_loadu_si512(order), both);
+  }
+  uint16_t halves[2 * W];
+  narrow_n(reinterpret_cast<BFloat16*>(halves), low);
+  narrow_n(reinterpret_cast<BFloat16*>(halves + W), high);
+  const auto l = __builtin_convertvector(load<Vec<uint16_t, W>>(halves), Vec<Pair, W>);
+  const auto h = __builtin_convertvector(load<Vec<uint16_t, W>>(halves + W), Vec<Pair, W>);
+  return l | h << 16;
+}
+
+struct ForwardDot {
+  const WindowAttentionParams& p;
+  Window<BFloat16, float> window;
+  int64_t padded, row_pairs, key_pairs;
+  Pair *query, *key, *value, *query_columns, *weights;
+  float *scores, *bias, *out;
+
+  static bool fits(const WindowAttentionParams& p) { return !p.logit_scale && p.dropout_p == 0; }
+
+  ForwardDot(const WindowAttentionParams& params, Arena& arena) : p(params), window(params, arena) {
+    padded = padded_head_dim(p.head_dim);
+    row_pairs = ceil_div(p.head_dim / 2, 16) * 16;
+    key_pairs = ceil_div(p.tokens, 2);
+    query = arena.take<Pair>(p.tokens * row_pairs);
+    key = arena.take<Pair>(p.tokens * row_pairs);
+    value = arena.take<Pair>(key_pairs * padded);
+    query_columns = arena.take<Pair>(row_pairs * kBlock);
+    weights = arena.take<Pair>(key_pairs * kBlock);
+    scores = arena.take<float>(p.tokens * kBlock);
+    bias = arena.take<float>(p.bias && !p.bias_dense ? p.tokens * kBlock : 0);
+    out = arena.take<float>(kBlock * padded);
+    if (arena.base) memset(query, 0, sizeof(Pair) * p.tokens * row_pairs);  // what copies leave of a row stays zero
+  }
+
+  void run(int64_t item) {
+    const int64_t head = item % p.heads, next = item + 1;
+    window.move_to(item / p.heads);
+    copy_rows(query, 0, head);
+    copy_rows(key, 1, head);
+    pair_values(head);
+    for (int64_t block = 0; block < window.blocks.count; ++block) {
+      const int64_t first = block * window.blocks.size, n = window.blocks.length(block, p.tokens);
+      if (block == 0) window.prefetch(next / p.heads, next % p.heads, 0);
+      prefetch_outputs(window, p, head, first, n);
+      transpose<Pair>(query_columns, query + first * row_pairs, row_pairs, n, p.head_dim / 2, 1);
+      const float* head_bias = window.bias_of(head, block, bias);
+      const float* mask = window.mask_of(block);
+      float max[kBlock], sum[kBlock];
+      for_column_groups<float>(n, [&](int64_t at, auto group) {
+        constexpr int W = decltype(group)::W, NV = decltype(group)::NV;
+        multiply<BFloat16Dot<W>, NV>(p.tokens, p.head_dim / 2, {key, ptrdiff_t(row_pairs), 1}, query_columns + at, kBlock,
+                                     {scores + at, kBlock, {nullptr, nullptr}});
+      });
+      if (block == 0) window.prefetch(next / p.heads, next % p.heads, 1);
+      for_column_groups<float>(n, [&](int64_t at, auto group) {
+        softmax<decltype(group)::W, decltype(group)::NV>(at, head_bias, mask, max, sum);
+      });
+      if (block == 0) window.prefetch(next / p.heads, next % p.heads, 2);
+      for_column_groups<float>(p.head_dim, [&](int64_t at, auto group) {
+        multiply<BFloat16Dot<decltype(group)::W>, decltype(group)::NV>(n, key_pairs, {weights, 1, kBlock}, value + at, padded,
+                                                                       {out + at, padded, {nullptr, nullptr}});
+      });
+      write_outputs(window, p, head, first, n, out, padded, max, sum);
+    }
+  }
+
+  void copy_rows(Pair* dst, int64_t part, int64_t head) const {
+    for (int64_t t = 0; t < p.tokens; ++t) {
+      const BFloat16* row = window.row(t, part, head);
+      Pair* to = dst + t * row_pairs;
+      int64_t c = 0;
+      for (; c + 16 <= p.head_dim / 2; c += 16)
+        store(to + c, load<Vec<Pair, 16>>(reinterpret_cast<const Pair*>(row) + c));
+      if (c < p.head_dim / 2) memcpy(to + c, row + 2 * c, size_t(p.head_dim - 2 * c) * sizeof(BFloat16));
+    }
+  }
+
+  // Value rows 2 j and 2 j + 1 as pairs; a missing last row is zero.
+  void pair_values(int64_t head) const {
+    for (int64_t j = 0; j < key_pairs; ++j) {
+      const BFloat16* low = window.row(2 * j, 2, head);
+      const BFloat16* high = 2 * j + 1 < p.tokens ? window.row(2 * j + 1, 2, head) : window.zeros;
+      Pair* to = value + j * padded;
+      int64_t c = 0;
+      for (; c + 16 <= p.head_dim; c += 16) {
+        const auto l = __builtin_convertvector(load<Vec<uint16_t, 16>>(&low[c].bits), Vec<Pair, 16>);
+        const auto h = __builtin_convertvector(load<Vec<uint16_t, 16>>(&high[c].bits), Vec<Pair, 16>);
+        store(to + c, l | h << 16);
+      }
+      for (; c < p.head_dim; ++c) to[c] = low[c].bits | Pair(high[c].bits) << 16;
+      for (; c < padded; ++c) to[c] = 0;
+    }
+  }
+
+  // Raw products -> scores -> weights as pairs of neighbouring keys, with each column's max and sum.
+  template <int W, int NV>
+  SF_INLINE void softmax(int64_t at, const float* head_bias, const float* mask, float* max_out, float* sum_out) {
+    using V = Vec<float, W>;
+    const V scale = splat<V>(float(p.scale * kLog2E));
+    V max[NV], sum[NV];
+    for (int v = 0; v < NV; ++v) max[v] = splat<V>(float(kLowestScore)), sum[v] = V{};
+    for (int64_t j = 0; j < p.tokens; ++j)
+      for (int v = 0; v < NV; ++v) {
+        const int64_t i = j * kBlock + at + v * W;
+        V s = load<V>(scores + i) * scale;
+        if (head_bias) s += load<V>(head_bias + i);
+        if (mask) s += load<V>(mask + i);
+        max[v] = maximum(s, max[v]);
+        store(scores + i, s);
+      }
+    for (int64_t j = 0; j < key_pairs; ++j)
+      for (int v = 0; v < NV; ++v) {
+        const int64_t i = 2 * j * kBlock + at + v * W;
+        const V low = exp2_of<float, W>(load<V>(scores + i) - max[v]);
+        const V high = 2 * j + 1 < p.tokens ? exp2_of<float, W>(load<V>(scores + i + kBlock) - max[v]) : V{};
+        sum[v] += low + high;
+        store(weights + j * kBlock + at + v * W, pair_up<W>(low, high));
+      }
+    for (int v = 0; v < NV; ++v) store(max_out + at + v * W, max[v]), store(sum_out + at + v * W, sum[v]);
+  }
+};
+
+}  // namespace SWIN_FAST_ISA
+}  // namespace swin_fast
+#endif

@@ -1,0 +1,262 @@
+// What the forward and the backward share: one window's tokens, its mask, the bias of a head, the scores.
+#pragma once
+
+#include "../common/geometry.h"
+#include "pack.h"
+
+namespace swin_fast {
+namespace SWIN_FAST_ISA {
+
+constexpr double kLog2E = 1.4426950408889634, kLn2 = 0.6931471805599453;
+
+// The queries of a window in blocks of at most kBlock, as equal as whole vectors allow.
+template <class A>
+struct Blocks {
+  int64_t count, size;
+  explicit Blocks(int64_t tokens) {
+    count = ceil_div(tokens, kBlock);
+    size = count == 1 ? tokens : ceil_div(ceil_div(tokens, count), kLanes<A>) * kLanes<A>;
+    count = ceil_div(tokens, size);
+  }
+  int64_t length(int64_t block, int64_t tokens) const {
+    const int64_t left = tokens - block * size;
+    return left < size ? left : size;
+  }
+};
+
+inline int64_t padded_head_dim(int64_t head_dim) { return ceil_div(head_dim, 16) * 16; }
+
+// The table row of query i and key j: the given index, or the standard one, whose entries are code[i] - code[j] + centre.
+struct BiasRows {
+  const int64_t* index;
+  int64_t tokens, rows, centre;
+  int64_t width[3], window[3];
+
+  explicit BiasRows(const WindowAttentionParams& p) : index(p.bias_index), tokens(p.tokens), rows(p.bias_rows) {
+    for (int a = 0; a < 3; ++a) window[a] = p.geometry.window[a], width[a] = 2 * window[a] - 1;
+    centre = ((window[0] - 1) * width[1] + window[1] - 1) * width[2] + window[2] - 1;
+  }
+  int64_t code(int64_t t) const {
+    const int64_t x = t % window[2], y = t / window[2] % window[1], z = t / (window[1] * window[2]);
+    return (z * width[1] + y) * width[2] + x;
+  }
+  // Calls f(query, row) for each query of [first, first + n) and key j.
+  template <class F>
+  SF_INLINE void for_queries(int64_t j, int64_t first, int64_t n, const int32_t* codes, F&& f) const {
+    if (index) {
+      for (int64_t i = 0; i < n; ++i) {
+        const int64_t r = index[(first + i) * tokens + j];
+        f(i, r < 0 ? r + rows : r);
+      }
+    } else {
+      const int64_t base = centre - codes[j];
+      for (int64_t i = 0; i < n; ++i) f(i, base + codes[first + i]);
+    }
+  }
+};
+
+// dst (keys, kBlock) of one head and one block of queries; lanes past the block are zero.
+template <class A>
+void expand_bias(A* dst, const A* table, const BiasRows& rows, const int32_t* codes, int64_t first, int64_t n) {
+  for (int64_t j = 0; j < rows.tokens; ++j) {
+    A* row = dst + j * kBlock;
+    rows.for_queries(j, first, n, codes, [&](int64_t i, int64_t r) { row[i] = table[r]; });
+    for (int64_t i = n; i < kBlock; ++i) row[i] = 0;
+  }
+}
+
+// One window at a time: where its tokens lie and what is added to its scores beside the bias.
+template <class T, class A>
+struct Window {
+  const WindowAttentionParams& p;
+  Blocks<A> blocks;
+  int64_t head_dim, channels, map_size;
+  bool can_mask;
+  struct Tokens {
+    int64_t window = -1, image = 0;
+    WindowKind kind = {false, false};
+    int64_t* position;  // on the map, -1 for padding
+    int64_t* element;   // of qkv, where the position is on the map
+    int32_t* region;
+  } now, next;
+  int32_t* codes;
+  T* zeros;       // a row of padding that is masked out
+  A* mask_store;  // (blocks, keys, kBlock), times log2(e)
+  const A* mask = nullptr;
+
+  Window(const WindowAttentionParams& params, Arena& arena)
+      : p(params), blocks(p.tokens), head_dim(p.head_dim), channels(p.heads * p.head_dim) {
+    const Geometry& g = p.geometry;
+    map_size = g.grid[0] * g.grid[1] * g.grid[2];
+    can_mask = g.shifted || p.mask || (g.padded && !p.pad_qkv);
+    Tokens* both[] = {&now, &next};
+    for (Tokens* tokens : both) {
+      tokens->position = arena.take<int64_t>(p.tokens);
+      tokens->element = arena.take<int64_t>(p.tokens);
+      tokens->region = arena.take<int32_t>(p.tokens);
+    }
+    codes = arena.take<int32_t>(p.tokens);
+    zeros = arena.take<T>(3 * channels);
+    mask_store = arena.take<A>(can_mask ? blocks.count * p.tokens * kBlock : 0);
+    if (!arena.base) return;
+    memset(zeros, 0, sizeof(T) * 3 * channels);
+    const BiasRows rows(p);
+    for (int64_t t = 0; t < p.tokens; ++t) codes[t] = int32_t(rows.code(t));
+  }
+
+  void locate(Tokens& tokens, int64_t window) const {
+    tokens.window = window;
+    tokens.image = window / p.windows;
+    tokens.kind = window_tokens(p.geometry, window % p.windows, tokens.position, tokens.region);
+    for (int64_t t = 0; t < p.tokens; ++t) tokens.element[t] = offset(p.qkv_stride, tokens.image, tokens.position[t]);
+  }
+
+  void move_to(int64_t window) {
+    if (window == now.window) return;
+    if (window != next.window) locate(next, window);
+    const Tokens before = now;
+    now = next, next = before;
+    mask = nullptr;
+    if ((now.kind.seam && p.mask_value != 0) || p.mask || (now.kind.pad && !p.pad_qkv)) fill_mask();
+  }
+
+  // Asks for one part of what pack will read for (window, head): a window's rows lie far apart, and without this the
+  // processor waits for memory longer than it computes.
+  void prefetch(int64_t window, int64_t head, int64_t part) {
+    if (window >= p.batch * p.windows) return;
+    if (window != now.window && window != next.window) locate(next, window);
+    const Tokens& tokens = window == now.window ? now : next;
+    const T* base = static_cast<const T*>(p.qkv) + part * channels + head * head_dim;
+    const int64_t bytes = head_dim * sizeof(T);
+    for (int64_t t = 0; t < p.tokens; ++t) {
+      if (tokens.position[t] < 0) continue;
+      const char* row = reinterpret_cast<const char*>(base + tokens.element[t]);
+      for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(row + at, 0, 2);
+    }
+  }
+
+  int64_t offset(const int64_t* stride, int64_t image, int64_t at) const {
+    const int64_t* grid = p.geometry.grid;
+    const int64_t x = at % grid[2], y = at / grid[2] % grid[1], z = at / (grid[1] * grid[2]);
+    return image * stride[0] + z * stride[1] + y * stride[2] + x * stride[3];
+  }
+
+  void fill_mask() {
+    const A seam = A(p.mask_value * kLog2E), none = -A(__builtin_inf());
+    const A* given = p.mask ? static_cast<const A*>(p.mask) + now.window % p.mask_windows * p.tokens * p.tokens : nullptr;
+    for (int64_t block = 0; block < blocks.count; ++block) {
+      const int64_t first = block * blocks.size, n = blocks.length(block, p.tokens);
+      for (int64_t j = 0; j < p.tokens; ++j) {
+        A* row = mask_store + (block * p.tokens + j) * kBlock;
+        const A key = now.kind.pad && !p.pad_qkv && now.position[j] < 0 ? none : A(0);
+        for (int64_t i = 0; i < n; ++i) row[i] = now.region[first + i] != now.region[j] ? seam + key : key;
+        if (given)
+          for (int64_t i = 0; i < n; ++i) row[i] += given[(first + i) * p.tokens + j] * A(kLog2E);
+        for (int64_t i = n; i < kBlock; ++i) row[i] = 0;
+      }
+    }
+    mask = mask_store;
+  }
+
+  const A* mask_of(int64_t block) const { return mask ? mask + block * p.tokens * kBlock : nullptr; }
+
+  // Token t's q (part 0), k (1) or v (2) of a head.
+  const T* row(int64_t t, int64_t part, int64_t head) const {
+    const T* padding = p.pad_qkv ? static_cast<const T*>(p.pad_qkv) : zeros;
+    const T* at = now.position[t] >= 0 ? static_cast<const T*>(p.qkv) + now.element[t] : padding;
+    return at + part * channels + head * head_dim;
+  }
+
+  // (tokens, padded) rows of one part in A, L2-normalised where `inverse_norm` is given (and then filled).
+  void pack(A* dst, int64_t part, int64_t head, int64_t padded, A* inverse_norm) const {
+    for (int64_t t = 0; t < p.tokens; ++t) widen_row(dst + t * padded, row(t, part, head), head_dim, padded);
+    if (!inverse_norm) return;
+    for (int64_t t = 0; t < p.tokens; ++t) {
+      A* x = dst + t * padded;
+      const A norm = A(__builtin_sqrt(dot_rows(x, x, padded))), inverse = 1 / (norm > A(1e-12) ? norm : A(1e-12));
+      inverse_norm[t] = norm > A(1e-12) ? inverse : -inverse;  // negative: the clamp holds, so the norm is a constant
+      for (int64_t i = 0; i < padded; ++i) x[i] *= inverse;
+    }
+  }
+
+  A score_scale(int64_t head) const {
+    return p.logit_scale ? static_cast<const A*>(p.logit_scale)[head] : A(p.scale);
+  }
+
+  // The bias of a head for a block: prepared ahead, or expanded into `store`; null without a bias.
+  const A* bias_of(int64_t head, int64_t block, A* store) const {
+    if (!p.bias) return nullptr;
+    if (p.bias_dense)
+      return static_cast<const A*>(p.bias_dense) + (head * blocks.count + block) * p.tokens * kBlock;
+    expand_bias(store, static_cast<const A*>(p.bias) + head * p.bias_rows, BiasRows(p), codes, block * blocks.size,
+                blocks.length(block, p.tokens));
+    return store;
+  }
+};
+
+// scores (keys, kBlock) = rows (keys, padded) * columns (depth, kBlock) [+ bias] [+ mask], for n columns.
+template <class A>
+SF_INLINE void key_query_product(A* scores, const A* rows, int64_t padded, const A* columns, int64_t keys, int64_t depth,
+                                 int64_t n, const A* bias, const A* mask) {
+  if (!bias) bias = mask, mask = nullptr;
+  for_column_groups<A>(n, [&](int64_t at, auto group) {
+    using M = FusedMultiplyAdd<A, decltype(group)::W>;
+    multiply<M, decltype(group)::NV>(keys, depth, {rows, ptrdiff_t(padded), 1}, columns + at, kBlock,
+                                     {scores + at, kBlock, {bias ? bias + at : nullptr, mask ? mask + at : nullptr}});
+  });
+}
+
+// c (rows, padded) = [c +] weights * b, where element (row, k) of the weights is at [row * row_stride + k * k_stride].
+template <class A>
+SF_INLINE void weighted_rows(A* c, int64_t rows, int64_t padded, Strided<A> weights, const A* b, int64_t depth,
+                             int64_t head_dim, bool accumulate) {
+  for_column_groups<A>(head_dim, [&](int64_t at, auto group) {
+    using M = FusedMultiplyAdd<A, decltype(group)::W>;
+    multiply<M, decltype(group)::NV>(rows, depth, weights, b + at, padded,
+                                     {c + at, padded, {accumulate ? c + at : nullptr, nullptr}});
+  });
+}
+
+// Starting from a finite lowest score makes a column whose every key is at -inf come out as zeros instead of NaN.
+constexpr double kLowestScore = -1e30;
+
+// Sums over keys are made of runs this long: padded keys are all alike, and adding one number over and over rounds the
+// same way every time.
+constexpr int64_t kRun = 16;
+
+// Columns of scores (log2 domain) -> exp2(score - max) in place, with each column's max and sum.
+template <class A, int W, int NV>
+SF_INLINE void softmax_columns(A* scores, int64_t keys, Vec<A, W>* max, Vec<A, W>* sum) {
+  using V = Vec<A, W>;
+  V top[NV], total[NV];
+  for (int v = 0; v < NV; ++v) top[v] = splat<V>(A(kLowestScore)), total[v] = V{};
+  for (int64_t j = 0; j < keys; ++j)
+    for (int v = 0; v < NV; ++v) top[v] = maximum(load<V>(scores + j * kBlock + v * W), top[v]);
+  for (int64_t j = 0; j < keys;) {
+    V part[NV] = {};
+    for (const int64_t stop = j + kRun < keys ? j + kRun : keys; j < stop; ++j)
+      for (int v = 0; v < NV; ++v) {
+        const V e = exp2_of<A, W>(load<V>(scores + j * kBlock + v * W) - top[v]);
+        part[v] += e;
+        store(scores + j * kBlock + v * W, e);
+      }
+    for (int v = 0; v < NV; ++v) total[v] += part[v];
+  }
+  for (int v = 0; v < NV; ++v) max[v] = top[v], sum[v] = total[v];
+}
+
+template <class A>
+void prepare_bias_heads(const WindowAttentionParams& p, int64_t begin, int64_t end, A* dense) {
+  const Blocks<A> blocks(p.tokens);
+  const BiasRows rows(p);
+  int32_t codes[1024];  // a window holds at most 1024 tokens
+  for (int64_t t = 0; t < p.tokens; ++t) codes[t] = int32_t(rows.code(t));
+  for (int64_t head = begin; head < end; ++head)
+    for (int64_t block = 0; block < blocks.count; ++block)
+      expand_bias(dense + (head * blocks.count + block) * p.tokens * kBlock,
+                  static_cast<const A*>(p.bias) + head * p.bias_rows, rows, codes, block * blocks.size,
+                  blocks.length(block, p.tokens));
+}
+
+}  // namespace SWIN_FAST_ISA
+}  // namespace swin_fast

@@ -1,0 +1,115 @@
+"""What the commands share: user errors, optional packages, argument types, backends, progress."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from types import ModuleType
+
+import torch
+
+from .. import dispatch, native
+
+
+class UserError(Exception):
+    """Something only the user can put right; `main` prints it as one line and exits with 2."""
+
+
+def need(module: str, package: str) -> ModuleType:
+    """Import an optional module, or say which `package` is missing and how to get it."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
+            raise UserError(f"{package} is installed but does not load: {error}") from error
+        raise UserError(f"this needs the package {package}: pip install 'swin_fast[cli]'") from error
+
+
+def at_least(low: int) -> Callable[[str], int]:
+    """An argparse type: an integer from `low` to 2**31 - 1."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"needs an integer, got {text!r}") from None
+        if not low <= value < 2**31:
+            raise argparse.ArgumentTypeError(f"must be at least {low} and below 2**31, got {value}")
+        return value
+
+    return parse
+
+
+def device(text: str) -> torch.device:
+    """An argparse type: "cpu", "cuda" or "cuda:N" that this machine has."""
+    try:
+        value = torch.device(text)
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"must be cpu or cuda, got {text!r}") from None
+    if value.type not in ("cpu", "cuda"):
+        raise argparse.ArgumentTypeError(f"must be cpu or cuda, got {text!r}")
+    if value.type == "cuda" and (value.index or 0) >= torch.cuda.device_count():
+        raise argparse.ArgumentTypeError(f"{text} is not here: torch {torch.__version__} sees no such GPU")
+    return value
+
+
+def why_not(device_type: str) -> dict[str, str]:
+    """Each backend that could be asked for on this kind of device -> why it will not run, "" for the one that will."""
+    try:
+        forced = dispatch.forced_backend()
+    except ValueError as error:
+        raise UserError(error) from error
+    reasons = {"cpu": native.reason if device_type == "cpu" else f"it is for CPU tensors, not {device_type} ones"}
+    if not reasons["cpu"] and forced == "reference":
+        reasons["cpu"] = f"the backend is set to {forced!r}"
+    chosen = not reasons["cpu"]
+    reasons["reference"] = "a faster backend runs" if chosen else ""
+    return reasons
+
+
+def chosen_backend(device_type: str) -> str:
+    return next(name for name, reason in why_not(device_type).items() if not reason)
+
+
+def cpu_path() -> str | None:
+    """The instruction set whose kernels run on this CPU, None where no library is loaded."""
+    try:
+        return native.cpu_capability() if native.loaded else None
+    except RuntimeError as error:  # the knob names one that is not there; the library puts its own source line first
+        knob = "SWIN_FAST_CPU_CAPABILITY"
+        raise UserError(knob + str(error).partition("\n")[0].rpartition(knob)[2]) from error
+
+
+def hardware(on: torch.device) -> str:
+    """What `on` is, in a few words."""
+    if on.type == "cuda":
+        return torch.cuda.get_device_name(on)
+    kind, count = cpu_path() or platform.machine(), torch.get_num_threads()
+    return f"cpu ({kind}), {count} thread{'s' * (count > 1)}"
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Run the block on `count` CPU threads (None: as many as torch chose)."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def progress(items: Iterable, total: int, text: str) -> Iterable:
+    """`items` with a progress bar where stderr is a terminal, unchanged elsewhere."""
+    if not sys.stderr.isatty():
+        return items
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        print("no progress bar without tqdm: pip install 'swin_fast[cli]'", file=sys.stderr)
+        return items
+    return tqdm(items, total=total, desc=text, leave=False, file=sys.stderr)
