@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import warnings
 from contextlib import contextmanager
 
-BACKENDS = ("auto", "cpu", "reference")  # a CUDA tensor has no kernel of its own yet
+import torch
 
-_backend = os.environ.get("SWIN_FAST_BACKEND", "auto").lower() or "auto"
+from . import native
+
+BACKENDS = ("auto", "cpu", "reference")
+
+_backend = os.environ.get("SWIN_FAST_BACKEND", "").lower() or "auto"
+_said: set[str] = set()
 
 
 def forced_backend() -> str:
@@ -31,3 +37,26 @@ def use_backend(name: str):
         yield
     finally:
         _backend = before
+
+
+def why_not_cpu(device_type: str) -> str:
+    """Why the CPU kernels cannot take a tensor of this device; empty where they can."""
+    return f"there is no kernel for {device_type} tensors" if device_type != "cpu" else native.reason
+
+
+def choose(device_type: str) -> str:
+    """The backend that runs for a tensor of this device, "cpu" or "reference".
+
+    Raises RuntimeError where the CPU kernels were asked for by name and cannot run. Where plain PyTorch runs although
+    nobody asked for it, a warning says so once and why.
+    """
+    forced = forced_backend()
+    reason = why_not_cpu(device_type)
+    if forced == "reference" or (reason and forced == "auto"):
+        if forced == "auto" and not torch.compiler.is_compiling() and reason not in _said:
+            _said.add(reason)
+            warnings.warn(f"swin_fast: window attention runs as plain PyTorch, because {reason}", stacklevel=4)
+        return "reference"
+    if reason:
+        raise RuntimeError(f"swin_fast: the backend 'cpu' was asked for, but {reason}")
+    return "cpu"

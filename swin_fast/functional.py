@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from math import prod
+from math import isfinite, prod
 
 import torch
 from torch import Tensor
@@ -93,6 +93,8 @@ def window_attention(
         raise ValueError("scale and logit_scale exclude each other: cosine attention has no other scale")
     if scale is not None and not isinstance(scale, (int, float)):
         raise TypeError(f"scale must be a number or None, got {type(scale).__name__}")
+    if scale is not None and not isfinite(scale):
+        raise ValueError(f"scale must be finite, got {scale!r}")
     if not isinstance(dropout_p, (int, float)) or not 0 <= dropout_p < 1:
         raise ValueError(f"dropout_p must be in [0, 1), got {dropout_p!r}")
 
@@ -101,7 +103,7 @@ def window_attention(
     seed = torch.randint(2**62, (1,), dtype=torch.int64, device=qkv.device) if dropout_p > 0 else None
     scale = float(head_dim**-0.5 if scale is None else scale)
     options = (window, shift, scale, pad_order, float(mask_value), float(dropout_p))
-    if dispatch.forced_backend() == "reference":
+    if dispatch.choose(qkv.device.type) == "reference":
         return reference.window_attention(
             qkv, bias_table, num_heads=num_heads, window_size=window, shift_size=shift, scale=scale,
             bias_index=bias_index, pad_qkv=pad_qkv, pad_order=pad_order, mask=mask, mask_value=mask_value,
@@ -117,7 +119,9 @@ def _check_window(qkv: Tensor, window_size, shift_size) -> tuple[tuple[int, ...]
     if min(window) < 1:
         raise ValueError(f"window_size must be at least 1 on every axis, got {window}")
     if prod(window) > MAX_WINDOW_TOKENS:
-        raise ValueError(f"window_size may hold at most {MAX_WINDOW_TOKENS} tokens, got {window}: {prod(window)} tokens")
+        raise ValueError(
+            f"window_size may hold at most {MAX_WINDOW_TOKENS} tokens, got {window}: {prod(window)} tokens"
+        )
     if any(not 0 <= s < w for s, w in zip(shift, window, strict=True)):
         raise ValueError(f"shift_size must be at least 0 and below window_size {window} on every axis, got {shift}")
     if any(g < 1 for g in qkv.shape[1:-1]):
@@ -166,12 +170,15 @@ def _check_bias(qkv: Tensor, table, index, num_heads: int, window: tuple[int, ..
     if index.device != qkv.device:
         raise ValueError(f"bias_index must be on qkv's device {qkv.device}, got {index.device}")
     if tuple(index.shape) != (tokens, tokens):
-        raise ValueError(f"bias_index must have shape {(tokens, tokens)} for window_size {window}, got {tuple(index.shape)}")
+        raise ValueError(
+            f"bias_index must have shape {(tokens, tokens)} for window_size {window}, got {tuple(index.shape)}"
+        )
     if not torch.compiler.is_compiling():
         _check_index_range(index, table.shape[0])
 
 
-_checked_indices: dict[int, tuple] = {}  # id -> (weakref, version, rows): reading the values costs a pass, and a sync on a GPU
+# id -> (weakref, version, rows): reading the values costs a pass, and a sync on a GPU
+_checked_indices: dict[int, tuple] = {}
 
 
 def _check_index_range(index: Tensor, rows: int) -> None:
@@ -180,7 +187,9 @@ def _check_index_range(index: Tensor, rows: int) -> None:
         return
     low, high = (int(v) for v in torch.aminmax(index))
     if low < -rows or high >= rows:
-        raise ValueError(f"bias_index must be in [-{rows}, {rows}) for a bias_table of {rows} rows, got [{low}, {high}]")
+        raise ValueError(
+            f"bias_index must be in [-{rows}, {rows}) for a bias_table of {rows} rows, got [{low}, {high}]"
+        )
     key = id(index)
     _checked_indices[key] = (weakref.ref(index, lambda _: _checked_indices.pop(key, None)), index._version, rows)
 

@@ -58,7 +58,10 @@ def dropout_keep(seed: Tensor, windows: int, num_heads: int, tokens: int, p: flo
     c = [axis(quarter, 2), axis(tokens, 1), item & low, item >> 32]
     key0, key1 = seed & low, (seed >> 32) & low
     for _ in range(10):
-        p0, p1 = c[0] * 0xD2511F53, c[2] * 0xCD9E8D57  # 64-bit products; the wrapped sign does not reach the masked bits
+        p0, p1 = (
+            c[0] * 0xD2511F53,
+            c[2] * 0xCD9E8D57,
+        )  # 64-bit products; the wrapped sign does not reach the masked bits
         c = [((p1 >> 32) & low) ^ c[1] ^ key0, p1 & low, ((p0 >> 32) & low) ^ c[3] ^ key1, p0 & low]
         key0, key1 = (key0 + 0x9E3779B9) & low, (key1 + 0xBB67AE85) & low
     shape = (windows * num_heads, tokens, quarter)

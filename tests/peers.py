@@ -12,6 +12,8 @@ def define_torchvision_operators() -> None:
     """Define what torchvision's import needs, where torchvision (timm and transformers import it too) fails without."""
     try:
         import torchvision  # noqa: F401
+    except ModuleNotFoundError:
+        return  # the test that needs it skips by itself
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise

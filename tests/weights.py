@@ -23,7 +23,7 @@ def randomize(module: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def distance(got: Tensor, want: Tensor) -> float:
-    """Largest difference, as a share of the largest value of `want`; inf where shapes differ or a value is NaN or inf."""
+    """Largest difference, as a share of the largest value of `want`; inf for another shape, a NaN or an infinity."""
     if got.shape != want.shape or not (torch.isfinite(got).all() and torch.isfinite(want).all()):
         return float("inf")
     if torch.equal(got, want):

@@ -25,10 +25,11 @@ struct WindowAttentionParams {
   int64_t batch, heads, head_dim, tokens, windows;  // tokens in a window; windows in one image
   const void* qkv;                                  // (batch, *grid, 3 * heads * head_dim)
   int64_t qkv_stride[4];                            // batch and the three grid axes; the last axis is contiguous
-  const void* pad_qkv;                              // (3 * heads * head_dim), qkv's dtype; null: padded keys are masked out
-  void* out;                                        // (batch, *grid, heads * head_dim)
-  void* lse;                                        // acc (batch, heads, *grid), or null
-  const void* bias;                                 // acc (heads, rows), times log2(e); null: no bias
+  const void* pad_qkv;  // (3 * heads * head_dim), qkv's dtype; null: padded keys are masked out
+  void* out;            // (batch, *grid, heads * head_dim)
+  void* lse;            // acc (batch, heads, *grid), or null
+  double score_unit;    // what the kernel wants bias and mask multiplied by, see below
+  const void* bias;     // acc (heads, rows), times score_unit; null: no bias
   int64_t bias_rows;
   const int64_t* bias_index;  // (tokens, tokens), or null: the standard relative position index
   const void* bias_dense;     // acc (heads, blocks, tokens, 64), what prepare_bias writes; null: expanded per window
@@ -51,10 +52,11 @@ struct WindowAttentionParams {
 
 // One set of these per instruction set. [begin, end) counts work items, scratch is one thread's own.
 struct WindowAttentionKernels {
-  size_t (*forward_scratch)(const WindowAttentionParams&, DType);  // bytes
+  double (*forward_score_unit)(const WindowAttentionParams&, DType);  // the backward's is always log2(e)
+  size_t (*forward_scratch)(const WindowAttentionParams&, DType);     // bytes
   size_t (*backward_scratch)(const WindowAttentionParams&, DType);
   void (*prepare_bias)(const WindowAttentionParams&, DType, int64_t begin, int64_t end, void* dense);  // items: heads
-  void (*forward)(const WindowAttentionParams&, DType, int64_t begin, int64_t end, void* scratch);  // windows x heads
+  void (*forward)(const WindowAttentionParams&, DType, int64_t begin, int64_t end, void* scratch);   // windows x heads
   void (*backward)(const WindowAttentionParams&, DType, int64_t begin, int64_t end, void* scratch);  // chunks x groups
 };
 

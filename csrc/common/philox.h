@@ -1,5 +1,6 @@
-// Philox-4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011): the dropout mask of every backend.
-// Word k at counter (c, query, window * heads + head) belongs to key k * ceil(tokens / 4) + c; the key is the seed.
+// Philox-4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011): the dropout mask of every
+// backend. Word k at counter (c, query, window * heads + head) belongs to key k * ceil(tokens / 4) + c; the key is the
+// seed.
 #pragma once
 
 #include <cstdint>

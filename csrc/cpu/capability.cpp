@@ -13,15 +13,15 @@ const Capability* capabilities() {  // best first
 #if defined(SWIN_FAST_AVX512BF16)
       {"avx512_bf16", true,
        (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
-                 __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")),
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")),
        avx512_bf16_kernels()},
 #else
       {"avx512_bf16", false, false, {}},
 #endif
 #if defined(SWIN_FAST_AVX512)
       {"avx512", true,
-       (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                 __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")),
+       (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512dq")),
        avx512_kernels()},
 #else
       {"avx512", false, false, {}},

@@ -70,12 +70,7 @@ SF_INLINE void tile(Strided<typename M::Element> a, const typename M::Element* b
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-    for (int v = 0; v < NV; ++v) acc[r][v] = t.init[0] ? load<V>(t.init[0] + r * t.stride + v * M::W) : V{};
-  if (t.init[1])
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) acc[r][v] += load<V>(t.init[1] + r * t.stride + v * M::W);
+    for (int v = 0; v < NV; ++v) acc[r][v] = V{};
   for (int64_t k = 0; k < depth; ++k) {
     typename M::Operand row[NV];
 #pragma GCC unroll 4
@@ -89,6 +84,12 @@ SF_INLINE void tile(Strided<typename M::Element> a, const typename M::Element* b
     a.at += a.k_stride;
     b += b_stride;
   }
+  for (const auto* init : t.init)
+    if (init)
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v) acc[r][v] += load<V>(init + r * t.stride + v * M::W);
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
@@ -105,15 +106,23 @@ SF_INLINE void tile_rows(int rows, Strided<typename M::Element> a, const typenam
   tile<M, MAX, NV>(a, b, b_stride, depth, t);
 }
 
-// C (rows x NV vectors) = init + A * B, in row tiles of nearly equal height.
-template <class M, int NV>
+// Terms that are added up in a row before they join the sum: the rounding of one long chain would grow with its length.
+constexpr int64_t kDepth = 64;
+
+// C (rows x NV vectors) = init + A * B, in row tiles of nearly equal height, with a step of prefetching after each.
+template <class M, int NV, class Prefetch>
 __attribute__((noinline)) void multiply(int64_t rows, int64_t depth, Strided<typename M::Element> a,
-                                        const typename M::Element* b, ptrdiff_t b_stride, Target<typename M::A> t) {
+                                        const typename M::Element* b, ptrdiff_t b_stride, Target<typename M::A> t,
+                                        Prefetch& prefetch) {
   constexpr int kMost = rows_for(NV);
   const int64_t tiles = (rows + kMost - 1) / kMost;
   for (int64_t left = tiles; left > 0; --left) {
     const int64_t height = (rows + left - 1) / left;
-    tile_rows<M, NV, kMost>(int(height), a, b, b_stride, depth, t);
+    tile_rows<M, NV, kMost>(int(height), a, b, b_stride, depth < kDepth ? depth : kDepth, t);
+    for (int64_t k = kDepth; k < depth; k += kDepth)
+      tile_rows<M, NV, kMost>(int(height), {a.at + k * a.k_stride, a.row_stride, a.k_stride}, b + k * b_stride,
+                              b_stride, depth - k < kDepth ? depth - k : kDepth, {t.c, t.stride, {t.c, nullptr}});
+    prefetch.step();
     rows -= height;
     a.at += height * a.row_stride;
     t.c += height * t.stride;
@@ -122,8 +131,8 @@ __attribute__((noinline)) void multiply(int64_t rows, int64_t depth, Strided<typ
   }
 }
 
-// Calls f(first column, vector width, vectors) over `columns` lanes: whole vectors in groups of kMaxVectors, then what is
-// left in the narrowest vector that holds it (49 tokens are 3 x 16 + 4 lanes, not 4 x 16).
+// Calls f(first column, vector width, vectors) over `columns` lanes: whole vectors in groups of kMaxVectors, then what
+// is left in the narrowest vector that holds it (49 tokens are 3 x 16 + 4 lanes, not 4 x 16).
 template <int W_, int NV_>
 struct Group {
   static constexpr int W = W_, NV = NV_;

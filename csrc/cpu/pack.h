@@ -72,8 +72,8 @@ SF_INLINE void exchange(Vec<E, W>* rows) {
     }
 }
 
-// dst[c][r] = src[r][c] * factor for `rows` x `columns`, 4-byte elements; dst rows are kBlock long, and their lanes from
-// `rows` on become zero.
+// dst[c][r] = src[r][c] * factor for `rows` x `columns`, 4-byte elements; dst rows are kBlock long, and their lanes
+// from `rows` on become zero.
 template <class E>
 SF_INLINE void transpose(E* dst, const E* src, int64_t src_stride, int64_t rows, int64_t columns, E factor) {
   constexpr int W = SWIN_FAST_VECTOR_BYTES / 4;
@@ -104,8 +104,8 @@ SF_INLINE void transpose(E* dst, const E* src, int64_t src_stride, int64_t rows,
 
 // Multiplies column i of weights (keys, kBlock) by 1 / (1 - p) where its word is kept and by 0 elsewhere.
 template <class A>
-__attribute__((noinline)) void apply_dropout(A* weights, int64_t tokens, int64_t first_query, uint64_t item, uint64_t seed,
-                                             double p) {
+__attribute__((noinline)) void apply_dropout(A* weights, int64_t tokens, int64_t first_query, uint64_t item,
+                                             uint64_t seed, double p) {
   const uint32_t threshold = dropout_threshold(p);
   const A keep = A(1 / (1 - p));
   const int64_t quarter = ceil_div(tokens, 4);

@@ -155,6 +155,9 @@ SF_INLINE void narrow_n(double* p, V v) {
 template <class V>
 SF_INLINE void narrow_n(BFloat16* p, V v) {
   constexpr int W = sizeof(V) / sizeof(float);
+#if defined(__AVX512BF16__)
+  if constexpr (W == 16) return store(&p->bits, (Vec<uint16_t, W>)_mm512_cvtneps_pbh((__m512)v));
+#endif
   const auto u = reinterpret<Vec<uint32_t, W>>(v);
   const auto rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
   const auto quiet = (u >> 16) | 0x40;
@@ -207,7 +210,7 @@ struct Exp2<float> {
   static constexpr float kMagic = 0x1.8p23f, kLowest = -126.0f;  // adding 1.5 * 2^23 rounds to an integer
   static constexpr int kMantissa = 23, kTerms = 7;
   // Minimax in relative error on [-1/2, 1/2] (Remez exchange): 1.9e-9 before rounding, and exactly 1 at 0
-  static constexpr float kPoly[kTerms] = {0x1.000000p+0f, 0x1.62e430p-1f, 0x1.ebfbdap-3f, 0x1.c6aed4p-5f,
+  static constexpr float kPoly[kTerms] = {0x1.000000p+0f, 0x1.62e430p-1f,  0x1.ebfbdap-3f, 0x1.c6aed4p-5f,
                                           0x1.3b2dbcp-7f, 0x1.5f456ap-10f, 0x1.41d334p-13f};
 };
 template <>
@@ -216,10 +219,20 @@ struct Exp2<double> {
   static constexpr double kMagic = 0x1.8p52, kLowest = -1022.0;
   static constexpr int kMantissa = 52, kTerms = 14;
   // ln(2)^k / k!: the tail after k = 13 is below 5e-18
-  static constexpr double kPoly[kTerms] = {1.0, 0.6931471805599453, 0.24022650695910072, 0.05550410866482158,
-      0.009618129107628477, 0.0013333558146428443, 0.0001540353039338161, 1.5252733804059841e-05,
-      1.321548679014431e-06, 1.01780860092397e-07, 7.054911620801123e-09, 4.4455382718708116e-10,
-      2.5678435993488206e-11, 1.3691488853904128e-12};
+  static constexpr double kPoly[kTerms] = {1.0,
+                                           0.6931471805599453,
+                                           0.24022650695910072,
+                                           0.05550410866482158,
+                                           0.009618129107628477,
+                                           0.0013333558146428443,
+                                           0.0001540353039338161,
+                                           1.5252733804059841e-05,
+                                           1.321548679014431e-06,
+                                           1.01780860092397e-07,
+                                           7.054911620801123e-09,
+                                           4.4455382718708116e-10,
+                                           2.5678435993488206e-11,
+                                           1.3691488853904128e-12};
 };
 
 template <class A, int W>

@@ -1,8 +1,9 @@
-// Boundary of the CPU kernels: reads tensors, allocates outputs, splits the work over torch's threads. Messages for people
-// are raised in Python (functional.py); the checks here only keep a direct call of the op from reading out of bounds.
+// Boundary of the CPU kernels: reads tensors, allocates outputs, splits the work over torch's threads. Messages for
+// people are raised in Python (functional.py); the checks here only keep a direct call of the op from reading out of
+// bounds.
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
-#include <algorithm>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -23,11 +24,16 @@ ScalarType acc_type(const Tensor& qkv) {
 
 DType kernel_dtype(const Tensor& qkv) {
   switch (qkv.scalar_type()) {
-    case ScalarType::Float: return DType::kFloat32;
-    case ScalarType::BFloat16: return DType::kBFloat16;
-    case ScalarType::Half: return DType::kFloat16;
-    case ScalarType::Double: return DType::kFloat64;
-    default: STD_TORCH_CHECK(false, "qkv must be float32, bfloat16, float16 or float64");
+    case ScalarType::Float:
+      return DType::kFloat32;
+    case ScalarType::BFloat16:
+      return DType::kBFloat16;
+    case ScalarType::Half:
+      return DType::kFloat16;
+    case ScalarType::Double:
+      return DType::kFloat64;
+    default:
+      STD_TORCH_CHECK(false, "qkv must be float32, bfloat16, float16 or float64");
   }
 }
 
@@ -60,7 +66,7 @@ struct Call {
   Call(const Tensor& qkv, const OptionalTensor& bias_table, const OptionalTensor& bias_index,
        const OptionalTensor& pad_qkv, const OptionalTensor& mask, const OptionalTensor& logit_scale,
        const OptionalTensor& dropout_seed, int64_t num_heads, const Ints& window_size, const Ints& shift_size,
-       double scale, bool roll_then_pad, double mask_value, double dropout_p)
+       double scale, bool roll_then_pad, double mask_value, double dropout_p, bool backward)
       : dtype(kernel_dtype(qkv)), acc(acc_type(qkv)), kernels(cpu_capability().kernels) {
     const int64_t axes = qkv.dim() - 2, channels = qkv.size(-1);
     STD_TORCH_CHECK(axes >= 1 && axes <= 3 && int64_t(window_size.size()) == axes && int64_t(shift_size.size()) == axes,
@@ -73,6 +79,11 @@ struct Call {
     const Tensor source = qkv.stride(-1) == 1 ? qkv : keep_alive(torch::stable::contiguous(qkv));
     p.qkv = source.const_data_ptr();
     set_strides(p.qkv_stride, source);
+    if (logit_scale) {
+      STD_TORCH_CHECK(logit_scale->numel() == num_heads, "logit_scale must have one entry per head");
+      p.logit_scale = in_acc(*logit_scale).const_data_ptr();
+    }
+    p.score_unit = backward ? kLog2E : kernels.forward_score_unit(p, dtype);
     if (bias_table) set_bias(*bias_table, bias_index);
     if (pad_qkv) {
       STD_TORCH_CHECK(pad_qkv->scalar_type() == qkv.scalar_type() && pad_qkv->numel() == channels,
@@ -84,10 +95,6 @@ struct Call {
                       "mask must be (M, N, N)");
       p.mask = in_acc(*mask).const_data_ptr();
       p.mask_windows = mask->size(0);
-    }
-    if (logit_scale) {
-      STD_TORCH_CHECK(logit_scale->numel() == num_heads, "logit_scale must have one entry per head");
-      p.logit_scale = in_acc(*logit_scale).const_data_ptr();
     }
     if (dropout_p > 0) {
       STD_TORCH_CHECK(dropout_seed && dropout_seed->scalar_type() == ScalarType::Long && dropout_seed->numel() == 1,
@@ -132,7 +139,8 @@ struct Call {
   }
 
   void set_bias(const Tensor& table, const OptionalTensor& index) {
-    STD_TORCH_CHECK(table.dim() == 2 && table.size(1) == p.heads && table.size(0) > 0, "bias_table must be (T, num_heads)");
+    STD_TORCH_CHECK(table.dim() == 2 && table.size(1) == p.heads && table.size(0) > 0,
+                    "bias_table must be (T, num_heads)");
     p.bias_rows = table.size(0);
     const Tensor by_head = torch::stable::new_empty(table, Ints{p.heads, p.bias_rows}, acc);
     const Tensor rows = in_acc(table);
@@ -147,11 +155,12 @@ struct Call {
       STD_TORCH_CHECK(p.bias_rows == standard, "bias_table must have ", standard, " rows, got ", p.bias_rows);
       return;
     }
-    STD_TORCH_CHECK(index->dim() == 2 && index->size(0) == p.tokens && index->size(1) == p.tokens, "bias_index must be (N, N)");
-    p.bias_index = keep_alive(torch::stable::contiguous(index->scalar_type() == ScalarType::Long
-                                                            ? *index
-                                                            : torch::stable::to(*index, ScalarType::Long)))
-                       .const_data_ptr<int64_t>();
+    STD_TORCH_CHECK(index->dim() == 2 && index->size(0) == p.tokens && index->size(1) == p.tokens,
+                    "bias_index must be (N, N)");
+    p.bias_index =
+        keep_alive(torch::stable::contiguous(
+                       index->scalar_type() == ScalarType::Long ? *index : torch::stable::to(*index, ScalarType::Long)))
+            .const_data_ptr<int64_t>();
     bool inside = true;
     for (int64_t i = 0; i < p.tokens * p.tokens; ++i)
       inside &= p.bias_index[i] >= -p.bias_rows && p.bias_index[i] < p.bias_rows;
@@ -162,12 +171,13 @@ struct Call {
   void transpose_scaled(const Tensor& by_head, const A* rows) const {
     A* dst = static_cast<A*>(by_head.mutable_data_ptr());
     for (int64_t r = 0; r < p.bias_rows; ++r)
-      for (int64_t h = 0; h < p.heads; ++h) dst[h * p.bias_rows + r] = rows[r * p.heads + h] * A(kLog2E);
+      for (int64_t h = 0; h < p.heads; ++h) dst[h * p.bias_rows + r] = rows[r * p.heads + h] * A(p.score_unit);
   }
 
   // Work per thread is at least about 20 microseconds, where a thread is worth waking.
   int64_t grain(int64_t items, double products) const {
-    const double flops = products * 2 * double(p.tokens) * double(p.tokens) * double(p.head_dim) * double(this->items());
+    const double flops =
+        products * 2 * double(p.tokens) * double(p.tokens) * double(p.head_dim) * double(this->items());
     const double per_item = flops / double(items > 0 ? items : 1);
     return int64_t(1e6 / (per_item + 1)) + 1;
   }
@@ -178,20 +188,20 @@ struct Call {
     if (!p.bias || p.batch * p.windows < 2 || count * (acc == ScalarType::Double ? 8 : 4) > kDenseBiasBytes) return;
     const Tensor dense = keep_alive(torch::stable::new_empty(like, Ints{count}, acc));
     void* data = dense.mutable_data_ptr();
-    torch::stable::parallel_for(0, p.heads, 4, [&](int64_t begin, int64_t end) {
-      kernels.prepare_bias(p, dtype, begin, end, data);
-    });
+    torch::stable::parallel_for(0, p.heads, 4,
+                                [&](int64_t begin, int64_t end) { kernels.prepare_bias(p, dtype, begin, end, data); });
     p.bias_dense = data;
   }
 };
 
-std::tuple<Tensor, Tensor> window_attention(
-    const Tensor& qkv, const OptionalTensor& bias_table, const OptionalTensor& bias_index,
-    const OptionalTensor& pad_qkv, const OptionalTensor& mask, const OptionalTensor& logit_scale,
-    const OptionalTensor& dropout_seed, int64_t num_heads, const Ints& window_size, const Ints& shift_size,
-    double scale, bool roll_then_pad, double mask_value, double dropout_p, bool save_lse) {
+std::tuple<Tensor, Tensor> window_attention(const Tensor& qkv, const OptionalTensor& bias_table,
+                                            const OptionalTensor& bias_index, const OptionalTensor& pad_qkv,
+                                            const OptionalTensor& mask, const OptionalTensor& logit_scale,
+                                            const OptionalTensor& dropout_seed, int64_t num_heads,
+                                            const Ints& window_size, const Ints& shift_size, double scale,
+                                            bool roll_then_pad, double mask_value, double dropout_p, bool save_lse) {
   Call call(qkv, bias_table, bias_index, pad_qkv, mask, logit_scale, dropout_seed, num_heads, window_size, shift_size,
-            scale, roll_then_pad, mask_value, dropout_p);
+            scale, roll_then_pad, mask_value, dropout_p, false);
   Ints out_size(qkv.sizes().begin(), qkv.sizes().end()), lse_size = {0};
   out_size.back() /= 3;
   if (save_lse) {
@@ -245,11 +255,10 @@ struct SharedGradient {  // one that many windows add to: partial sums while the
 std::tuple<Tensor, Tensor, Tensor, Tensor> window_attention_backward(
     const Tensor& grad, const Tensor& /*lse*/, const Tensor& qkv, const OptionalTensor& bias_table,
     const OptionalTensor& bias_index, const OptionalTensor& pad_qkv, const OptionalTensor& mask,
-    const OptionalTensor& logit_scale, const OptionalTensor& dropout_seed, int64_t num_heads,
-    const Ints& window_size, const Ints& shift_size, double scale, bool roll_then_pad, double mask_value,
-    double dropout_p, int64_t needs) {
+    const OptionalTensor& logit_scale, const OptionalTensor& dropout_seed, int64_t num_heads, const Ints& window_size,
+    const Ints& shift_size, double scale, bool roll_then_pad, double mask_value, double dropout_p, int64_t needs) {
   Call call(qkv, bias_table, bias_index, pad_qkv, mask, logit_scale, dropout_seed, num_heads, window_size, shift_size,
-            scale, roll_then_pad, mask_value, dropout_p);
+            scale, roll_then_pad, mask_value, dropout_p, true);
   WindowAttentionParams& p = call.p;
   STD_TORCH_CHECK(grad.dim() == qkv.dim() && grad.numel() * 3 == qkv.numel() && grad.scalar_type() == qkv.scalar_type(),
                   "grad must have the output's shape and dtype");

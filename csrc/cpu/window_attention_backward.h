@@ -37,6 +37,8 @@ SF_INLINE void softmax_gradient(A* scores, A* grads, int64_t keys, A* bias_sum) 
     }
 }
 
+constexpr int64_t kBackwardPrefetchSteps = 28;  // about the tiles of one (window, head) at 49 tokens and head_dim 32
+
 template <class T, class A>
 struct Backward {
   const WindowAttentionParams& p;
@@ -75,13 +77,11 @@ struct Backward {
     }
     for (int64_t w = chunk * total / p.chunks; w < (chunk + 1) * total / p.chunks; ++w) {
       window.move_to(w);
-      for (int64_t head = head_begin; head < head_end; ++head)
-        window_head(chunk, w, head, bias_sum + (head - head_begin) * (p.grad_bias ? dense_size() : 0));
+      for (int64_t head = head_begin; head < head_end; ++head) window_head(chunk, w, head, head_begin, head_end);
     }
     if (p.grad_bias)
       for (int64_t head = head_begin; head < head_end; ++head)
-        fold_bias(bias_sum + (head - head_begin) * dense_size(),
-                  p.grad_bias + (chunk * p.heads + head) * p.bias_rows);
+        fold_bias(bias_sum + (head - head_begin) * dense_size(), p.grad_bias + (chunk * p.heads + head) * p.bias_rows);
   }
 
   double* pad_sum(int64_t chunk, int64_t part, int64_t head) const {
@@ -89,32 +89,38 @@ struct Backward {
   }
   double* scale_sum(int64_t chunk, int64_t head) const { return p.grad_scale + chunk * p.heads + head; }
 
-  void window_head(int64_t chunk, int64_t w, int64_t head, A* dense) {
+  void window_head(int64_t chunk, int64_t w, int64_t head, int64_t head_begin, int64_t head_end) {
     const bool cosine = p.logit_scale != nullptr;
     const uint64_t item = uint64_t(w * p.heads + head);
     window.pack(query, 0, head, padded, cosine ? query_norms : nullptr);
     window.pack(key, 1, head, padded, cosine ? key_norms : nullptr);
     window.pack(value, 2, head, padded, nullptr);
-    pack_grad(head);
+    window.pack_rows(grad, window.now.grad, head * p.head_dim, padded);
     const A scale = window.score_scale(head);
+    // heads of the group are the inner loop; the first head of the next window comes after the last
+    const bool same = head + 1 < head_end;
+    RowPrefetch<T, A> prefetch(window, same ? w : w + 1, same ? head + 1 : head_begin, kBackwardPrefetchSteps);
     for (int64_t block = 0; block < window.blocks.count; ++block) {
       const int64_t first = block * window.blocks.size, n = window.blocks.length(block, p.tokens);
       transpose(query_columns, query + first * padded, padded, n, p.head_dim, scale * A(kLog2E));
       transpose(grad_columns, grad + first * padded, padded, n, p.head_dim, A(1));
       key_query_product(scores, key, padded, query_columns, p.tokens, p.head_dim, n, window.bias_of(head, block, bias),
-                        window.mask_of(block));
-      key_query_product<A>(grad_scores, value, padded, grad_columns, p.tokens, p.head_dim, n, nullptr, nullptr);
+                        window.mask_of(block), prefetch);
+      key_query_product<A>(grad_scores, value, padded, grad_columns, p.tokens, p.head_dim, n, nullptr, nullptr,
+                           prefetch);
       if (p.dropout_p > 0) apply_dropout(grad_scores, p.tokens, first, item, p.dropout_seed, p.dropout_p);
-      A* sum = p.grad_bias ? dense + block * p.tokens * kBlock : nullptr;
+      A* sum = p.grad_bias ? bias_sum + (head - head_begin) * dense_size() + block * p.tokens * kBlock : nullptr;
       for_column_groups<A>(n, [&](int64_t at, auto group) {
         constexpr int W = decltype(group)::W, NV = decltype(group)::NV;
         softmax_gradient<A, W, NV>(scores + at, grad_scores + at, p.tokens, sum ? sum + at : nullptr);
       });
       if (p.dropout_p > 0) apply_dropout(scores, p.tokens, first, item, p.dropout_seed, p.dropout_p);
       const bool more = block > 0;
-      weighted_rows<A>(grad_value, p.tokens, padded, {scores, kBlock, 1}, grad + first * padded, n, p.head_dim, more);
-      weighted_rows<A>(grad_key, p.tokens, padded, {grad_scores, kBlock, 1}, query + first * padded, n, p.head_dim, more);
-      weighted_rows<A>(grad_query, n, padded, {grad_scores, 1, kBlock}, key, p.tokens, p.head_dim, false);
+      weighted_rows<A>(grad_value, p.tokens, padded, {scores, kBlock, 1}, grad + first * padded, n, p.head_dim, more,
+                       prefetch);
+      weighted_rows<A>(grad_key, p.tokens, padded, {grad_scores, kBlock, 1}, query + first * padded, n, p.head_dim,
+                       more, prefetch);
+      weighted_rows<A>(grad_query, n, padded, {grad_scores, 1, kBlock}, key, p.tokens, p.head_dim, false, prefetch);
       if (p.grad_scale) {
         double total = 0;
         for (int64_t i = 0; i < n; ++i) total += dot(query + (first + i) * padded, grad_query + i * padded);
@@ -126,16 +132,6 @@ struct Backward {
     for (int64_t j = 0; j < p.tokens; ++j) {
       write(chunk, 1, head, j, grad_key + j * padded, key + j * padded, key_norms, scale);
       write(chunk, 2, head, j, grad_value + j * padded, nullptr, nullptr, A(1));
-    }
-  }
-
-  // Rows of the output's gradient; zero for padding, whose output is cropped.
-  void pack_grad(int64_t head) {
-    for (int64_t t = 0; t < p.tokens; ++t) {
-      const int64_t at = window.now.position[t];
-      const T* row = at < 0 ? window.zeros
-                            : static_cast<const T*>(p.grad_out) + window.offset(p.grad_out_stride, window.now.image, at) + head * p.head_dim;
-      widen_row(grad + t * padded, row, p.head_dim, padded);
     }
   }
 
@@ -158,8 +154,8 @@ struct Backward {
     const int64_t at = window.now.position[t];
     if (at >= 0) {
       if (!p.grad_qkv) return;
-      T* dst = static_cast<T*>(p.grad_qkv) +
-               ((window.now.image * window.map_size + at) * 3 + part) * window.channels + head * p.head_dim;
+      T* dst = static_cast<T*>(p.grad_qkv) + ((window.now.image * window.map_size + at) * 3 + part) * window.channels +
+               head * p.head_dim;
       narrow_row(dst, row, p.head_dim, factor);
     } else if (p.grad_pad) {
       double* sum = pad_sum(chunk, part, head);

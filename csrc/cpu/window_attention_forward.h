@@ -1,5 +1,5 @@
-// Forward: one window and head at a time, scores kept as (keys, queries) so that the softmax is vertical and one lane is
-// one query. Nothing larger than a block of scores leaves the cache.
+// Forward: one window and head at a time, scores kept as (keys, queries) so that the softmax is vertical and one lane
+// is one query. Nothing larger than a block of scores leaves the cache.
 #pragma once
 
 #include "window_attention_shared.h"
@@ -28,9 +28,16 @@ SF_INLINE void prefetch_outputs(const Window<T, A>& window, const WindowAttentio
 template <class T, class A>
 SF_INLINE void write_outputs(const Window<T, A>& window, const WindowAttentionParams& p, int64_t head, int64_t first,
                              int64_t n, const A* out, int64_t padded, const A* max, const A* sum) {
+  A inverse[kBlock];
+  for (int64_t i = 0; i < kBlock; ++i) inverse[i] = 1 / sum[i];
   for (int64_t i = 0; i < n; ++i) {
     if (window.now.position[first + i] < 0) continue;
-    narrow_row(out_row(window, p, head, first + i), out + i * padded, p.head_dim, sum[i] == 0 ? A(0) : 1 / sum[i]);
+    T* row = out_row(window, p, head, first + i);
+    const A factor = sum[i] == 0 ? A(0) : inverse[i];
+    if (p.head_dim == 32)
+      narrow_row(row, out + i * 32, 32, factor);
+    else
+      narrow_row(row, out + i * padded, p.head_dim, factor);
   }
   if (!p.lse) return;
   A* lse = static_cast<A*>(p.lse) + (window.now.image * p.heads + head) * window.map_size;
@@ -40,6 +47,8 @@ SF_INLINE void write_outputs(const Window<T, A>& window, const WindowAttentionPa
     if (at >= 0) lse[at] = sum[i] == 0 ? A(__builtin_inf()) : (max[i] + A(__builtin_log2(sum[i]))) * A(kLn2);
   }
 }
+
+constexpr int64_t kPrefetchSteps = 12;  // about the tiles of one (window, head) at 49 tokens and head_dim 32
 
 template <class T, class A>
 struct Forward {
@@ -66,29 +75,25 @@ struct Forward {
     window.pack(query, 0, head, padded, norms_or_null());
     window.pack(key, 1, head, padded, norms_or_null());
     window.pack(value, 2, head, padded, nullptr);
+    RowPrefetch<T, A> prefetch(window, (item + 1) / p.heads, (item + 1) % p.heads, kPrefetchSteps);
     for (int64_t block = 0; block < window.blocks.count; ++block) {
       const int64_t first = block * window.blocks.size, n = window.blocks.length(block, p.tokens);
-      if (block == 0) prefetch(item + 1, 0);
       prefetch_outputs(window, p, head, first, n);
       transpose(query_columns, query + first * padded, padded, n, p.head_dim, window.score_scale(head) * A(kLog2E));
       key_query_product(scores, key, padded, query_columns, p.tokens, p.head_dim, n, window.bias_of(head, block, bias),
-                        window.mask_of(block));
-      if (block == 0) prefetch(item + 1, 1);
-      A max[kBlock], sum[kBlock];
+                        window.mask_of(block), prefetch);
+      A max[kBlock], sum[kBlock] = {};
       for_column_groups<A>(n, [&](int64_t at, auto group) {
         constexpr int W = decltype(group)::W, NV = decltype(group)::NV;
         Vec<A, W> column_max[NV], column_sum[NV];
         softmax_columns<A, W, NV>(scores + at, p.tokens, column_max, column_sum);
         for (int v = 0; v < NV; ++v) store(max + at + v * W, column_max[v]), store(sum + at + v * W, column_sum[v]);
       });
-      if (block == 0) prefetch(item + 1, 2);
       if (p.dropout_p > 0) apply_dropout(scores, p.tokens, first, uint64_t(item), p.dropout_seed, p.dropout_p);
-      weighted_rows<A>(out, n, padded, {scores, 1, kBlock}, value, p.tokens, p.head_dim, false);
+      weighted_rows<A>(out, n, padded, {scores, 1, kBlock}, value, p.tokens, p.head_dim, false, prefetch);
       write_outputs(window, p, head, first, n, out, padded, max, sum);
     }
   }
-
-  void prefetch(int64_t item, int64_t part) { window.prefetch(item / p.heads, item % p.heads, part); }
 
   A* norms_or_null() const { return p.logit_scale ? norms : nullptr; }
 };

@@ -1,5 +1,5 @@
-// Forward in bfloat16 on a processor that multiplies pairs of bfloat16 (AVX512_BF16): as window_attention_forward.h, but
-// q, k, v and the weights stay bfloat16, two to an element, and only scores, sums and outputs are float32.
+// Forward in bfloat16 on a processor that multiplies pairs of bfloat16 (AVX512_BF16): as window_attention_forward.h,
+// but q, k, v and the weights stay bfloat16, two to an element, and only scores, sums and outputs are float32.
 #pragma once
 
 #include "window_attention_forward.h"
@@ -18,12 +18,9 @@ SF_INLINE Vec<Pair, W> pair_up(Vec<float, W> low, Vec<float, W> high) {
     const __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
     return (Vec<Pair, W>)_mm512_permutexvar_epi16(_mm512_loadu_si512(order), both);
   }
-  uint16_t halves[2 * W];
-  narrow_n(reinterpret_cast<BFloat16*>(halves), low);
-  narrow_n(reinterpret_cast<BFloat16*>(halves + W), high);
-  const auto l = __builtin_convertvector(load<Vec<uint16_t, W>>(halves), Vec<Pair, W>);
-  const auto h = __builtin_convertvector(load<Vec<uint16_t, W>>(halves + W), Vec<Pair, W>);
-  return l | h << 16;
+  // weights are never negative, and NaN comes as the one quiet NaN, so rounding cannot overflow into the sign
+  const auto l = reinterpret<Vec<Pair, W>>(low), h = reinterpret<Vec<Pair, W>>(high);
+  return (l + 0x7fff + ((l >> 16) & 1)) >> 16 | ((h + 0x7fff + ((h >> 16) & 1)) & 0xffff0000);
 }
 
 struct ForwardDot {
@@ -33,7 +30,10 @@ struct ForwardDot {
   Pair *query, *key, *value, *query_columns, *weights;
   float *scores, *bias, *out;
 
-  static bool fits(const WindowAttentionParams& p) { return !p.logit_scale && p.dropout_p == 0; }
+  static bool fits(const WindowAttentionParams& p) { return !p.logit_scale && p.dropout_p == 0 && p.scale > 1e-3; }
+  // Scores are q . k + (bias + mask) / scale, so that the products start from bias and mask; the softmax multiplies by
+  // scale * log2(e), which costs nothing there.
+  static double score_unit(const WindowAttentionParams& p) { return 1 / p.scale; }
 
   ForwardDot(const WindowAttentionParams& params, Arena& arena) : p(params), window(params, arena) {
     padded = padded_head_dim(p.head_dim);
@@ -51,38 +51,41 @@ struct ForwardDot {
   }
 
   void run(int64_t item) {
-    const int64_t head = item % p.heads, next = item + 1;
+    const int64_t head = item % p.heads;
     window.move_to(item / p.heads);
     copy_rows(query, 0, head);
     copy_rows(key, 1, head);
     pair_values(head);
+    RowPrefetch<BFloat16, float> prefetch(window, (item + 1) / p.heads, (item + 1) % p.heads, kPrefetchSteps);
     for (int64_t block = 0; block < window.blocks.count; ++block) {
       const int64_t first = block * window.blocks.size, n = window.blocks.length(block, p.tokens);
-      if (block == 0) window.prefetch(next / p.heads, next % p.heads, 0);
       prefetch_outputs(window, p, head, first, n);
       transpose<Pair>(query_columns, query + first * row_pairs, row_pairs, n, p.head_dim / 2, 1);
-      const float* head_bias = window.bias_of(head, block, bias);
-      const float* mask = window.mask_of(block);
-      float max[kBlock], sum[kBlock];
+      const float *start = window.bias_of(head, block, bias), *also = window.mask_of(block);
+      if (!start) start = also, also = nullptr;
+      float max[kBlock], sum[kBlock] = {};
       for_column_groups<float>(n, [&](int64_t at, auto group) {
         constexpr int W = decltype(group)::W, NV = decltype(group)::NV;
-        multiply<BFloat16Dot<W>, NV>(p.tokens, p.head_dim / 2, {key, ptrdiff_t(row_pairs), 1}, query_columns + at, kBlock,
-                                     {scores + at, kBlock, {nullptr, nullptr}});
+        multiply<BFloat16Dot<W>, NV>(
+            p.tokens, p.head_dim / 2, {key, ptrdiff_t(row_pairs), 1}, query_columns + at, kBlock,
+            {scores + at, kBlock, {start ? start + at : nullptr, also ? also + at : nullptr}}, prefetch);
       });
-      if (block == 0) window.prefetch(next / p.heads, next % p.heads, 1);
-      for_column_groups<float>(n, [&](int64_t at, auto group) {
-        softmax<decltype(group)::W, decltype(group)::NV>(at, head_bias, mask, max, sum);
-      });
-      if (block == 0) window.prefetch(next / p.heads, next % p.heads, 2);
+      for_column_groups<float>(
+          n, [&](int64_t at, auto group) { softmax<decltype(group)::W, decltype(group)::NV>(at, max, sum); });
       for_column_groups<float>(p.head_dim, [&](int64_t at, auto group) {
-        multiply<BFloat16Dot<decltype(group)::W>, decltype(group)::NV>(n, key_pairs, {weights, 1, kBlock}, value + at, padded,
-                                                                       {out + at, padded, {nullptr, nullptr}});
+        multiply<BFloat16Dot<decltype(group)::W>, decltype(group)::NV>(
+            n, key_pairs, {weights, 1, kBlock}, value + at, padded, {out + at, padded, {nullptr, nullptr}}, prefetch);
       });
       write_outputs(window, p, head, first, n, out, padded, max, sum);
     }
   }
 
   void copy_rows(Pair* dst, int64_t part, int64_t head) const {
+    if (p.head_dim == 32) {
+      for (int64_t t = 0; t < p.tokens; ++t)
+        store(dst + t * 16, load<Vec<Pair, 16>>(reinterpret_cast<const Pair*>(window.row(t, part, head))));
+      return;
+    }
     for (int64_t t = 0; t < p.tokens; ++t) {
       const BFloat16* row = window.row(t, part, head);
       Pair* to = dst + t * row_pairs;
@@ -110,27 +113,21 @@ struct ForwardDot {
     }
   }
 
-  // Raw products -> scores -> weights as pairs of neighbouring keys, with each column's max and sum.
+  // Scores -> weights as pairs of neighbouring keys, with each column's max (log2 domain) and sum.
   template <int W, int NV>
-  SF_INLINE void softmax(int64_t at, const float* head_bias, const float* mask, float* max_out, float* sum_out) {
+  SF_INLINE void softmax(int64_t at, float* max_out, float* sum_out) {
     using V = Vec<float, W>;
     const V scale = splat<V>(float(p.scale * kLog2E));
     V max[NV], sum[NV];
     for (int v = 0; v < NV; ++v) max[v] = splat<V>(float(kLowestScore)), sum[v] = V{};
     for (int64_t j = 0; j < p.tokens; ++j)
-      for (int v = 0; v < NV; ++v) {
-        const int64_t i = j * kBlock + at + v * W;
-        V s = load<V>(scores + i) * scale;
-        if (head_bias) s += load<V>(head_bias + i);
-        if (mask) s += load<V>(mask + i);
-        max[v] = maximum(s, max[v]);
-        store(scores + i, s);
-      }
+      for (int v = 0; v < NV; ++v) max[v] = maximum(load<V>(scores + j * kBlock + at + v * W), max[v]);
+    for (int v = 0; v < NV; ++v) max[v] *= scale;
     for (int64_t j = 0; j < key_pairs; ++j)
       for (int v = 0; v < NV; ++v) {
         const int64_t i = 2 * j * kBlock + at + v * W;
-        const V low = exp2_of<float, W>(load<V>(scores + i) - max[v]);
-        const V high = 2 * j + 1 < p.tokens ? exp2_of<float, W>(load<V>(scores + i + kBlock) - max[v]) : V{};
+        const V low = exp2_of<float, W>(load<V>(scores + i) * scale - max[v]);
+        const V high = 2 * j + 1 < p.tokens ? exp2_of<float, W>(load<V>(scores + i + kBlock) * scale - max[v]) : V{};
         sum[v] += low + high;
         store(weights + j * kBlock + at + v * W, pair_up<W>(low, high));
       }

@@ -23,12 +23,16 @@ void run_items(const WindowAttentionParams& p, int64_t begin, int64_t end, void*
 }
 
 // Storage type -> (storage type, type of the arithmetic)
-#define SWIN_FAST_BY_DTYPE(dtype, CALL)          \
-  switch (dtype) {                               \
-    case DType::kFloat32: return CALL(float, float);     \
-    case DType::kBFloat16: return CALL(BFloat16, float); \
-    case DType::kFloat16: return CALL(Float16, float);   \
-    default: return CALL(double, double);                \
+#define SWIN_FAST_BY_DTYPE(dtype, CALL) \
+  switch (dtype) {                      \
+    case DType::kFloat32:               \
+      return CALL(float, float);        \
+    case DType::kBFloat16:              \
+      return CALL(BFloat16, float);     \
+    case DType::kFloat16:               \
+      return CALL(Float16, float);      \
+    default:                            \
+      return CALL(double, double);      \
   }
 
 inline size_t forward_scratch(const WindowAttentionParams& p, DType dtype) {
@@ -38,6 +42,13 @@ inline size_t forward_scratch(const WindowAttentionParams& p, DType dtype) {
 #define CALL(T, A) scratch_of<Forward<T, A>>(p)
   SWIN_FAST_BY_DTYPE(dtype, CALL)
 #undef CALL
+}
+inline double forward_score_unit(const WindowAttentionParams& p, DType dtype) {
+#if defined(__AVX512BF16__)
+  if (dtype == DType::kBFloat16 && ForwardDot::fits(p)) return ForwardDot::score_unit(p);
+#endif
+  (void)p, (void)dtype;
+  return kLog2E;
 }
 inline size_t backward_scratch(const WindowAttentionParams& p, DType dtype) {
 #define CALL(T, A) scratch_of<Backward<T, A>>(p)
@@ -64,7 +75,7 @@ inline void prepare_bias(const WindowAttentionParams& p, DType dtype, int64_t be
 }
 
 inline WindowAttentionKernels kernels() {
-  return {forward_scratch, backward_scratch, prepare_bias, forward, backward};
+  return {forward_score_unit, forward_scratch, backward_scratch, prepare_bias, forward, backward};
 }
 
 }  // namespace SWIN_FAST_ISA

@@ -26,7 +26,8 @@ struct Blocks {
 
 inline int64_t padded_head_dim(int64_t head_dim) { return ceil_div(head_dim, 16) * 16; }
 
-// The table row of query i and key j: the given index, or the standard one, whose entries are code[i] - code[j] + centre.
+// The table row of query i and key j: the given index, or the standard one, whose entries are code[i] - code[j] +
+// centre.
 struct BiasRows {
   const int64_t* index;
   int64_t tokens, rows, centre;
@@ -76,12 +77,13 @@ struct Window {
     int64_t window = -1, image = 0;
     WindowKind kind = {false, false};
     int64_t* position;  // on the map, -1 for padding
-    int64_t* element;   // of qkv, where the position is on the map
+    const T** row;      // the token's q, k, v; padding has rows, too
+    const T** grad;     // in the backward, the gradient of the token's output; zeros for padding, which is cropped
     int32_t* region;
   } now, next;
   int32_t* codes;
   T* zeros;       // a row of padding that is masked out
-  A* mask_store;  // (blocks, keys, kBlock), times log2(e)
+  A* mask_store;  // (blocks, keys, kBlock), times score_unit
   const A* mask = nullptr;
 
   Window(const WindowAttentionParams& params, Arena& arena)
@@ -92,7 +94,8 @@ struct Window {
     Tokens* both[] = {&now, &next};
     for (Tokens* tokens : both) {
       tokens->position = arena.take<int64_t>(p.tokens);
-      tokens->element = arena.take<int64_t>(p.tokens);
+      tokens->row = arena.take<const T*>(p.tokens);
+      tokens->grad = arena.take<const T*>(p.grad_out ? p.tokens : 0);
       tokens->region = arena.take<int32_t>(p.tokens);
     }
     codes = arena.take<int32_t>(p.tokens);
@@ -108,7 +111,13 @@ struct Window {
     tokens.window = window;
     tokens.image = window / p.windows;
     tokens.kind = window_tokens(p.geometry, window % p.windows, tokens.position, tokens.region);
-    for (int64_t t = 0; t < p.tokens; ++t) tokens.element[t] = offset(p.qkv_stride, tokens.image, tokens.position[t]);
+    const T* padding = p.pad_qkv ? static_cast<const T*>(p.pad_qkv) : zeros;
+    for (int64_t t = 0; t < p.tokens; ++t) {
+      const int64_t at = tokens.position[t];
+      tokens.row[t] = at < 0 ? padding : static_cast<const T*>(p.qkv) + offset(p.qkv_stride, tokens.image, at);
+      if (!p.grad_out) continue;
+      tokens.grad[t] = at < 0 ? zeros : static_cast<const T*>(p.grad_out) + offset(p.grad_out_stride, tokens.image, at);
+    }
   }
 
   void move_to(int64_t window) {
@@ -120,19 +129,10 @@ struct Window {
     if ((now.kind.seam && p.mask_value != 0) || p.mask || (now.kind.pad && !p.pad_qkv)) fill_mask();
   }
 
-  // Asks for one part of what pack will read for (window, head): a window's rows lie far apart, and without this the
-  // processor waits for memory longer than it computes.
-  void prefetch(int64_t window, int64_t head, int64_t part) {
-    if (window >= p.batch * p.windows) return;
-    if (window != now.window && window != next.window) locate(next, window);
-    const Tokens& tokens = window == now.window ? now : next;
-    const T* base = static_cast<const T*>(p.qkv) + part * channels + head * head_dim;
-    const int64_t bytes = head_dim * sizeof(T);
-    for (int64_t t = 0; t < p.tokens; ++t) {
-      if (tokens.position[t] < 0) continue;
-      const char* row = reinterpret_cast<const char*>(base + tokens.element[t]);
-      for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(row + at, 0, 2);
-    }
+  const Tokens& tokens_of(int64_t window) {
+    if (window == now.window) return now;
+    if (window != next.window) locate(next, window);
+    return next;
   }
 
   int64_t offset(const int64_t* stride, int64_t image, int64_t at) const {
@@ -142,8 +142,9 @@ struct Window {
   }
 
   void fill_mask() {
-    const A seam = A(p.mask_value * kLog2E), none = -A(__builtin_inf());
-    const A* given = p.mask ? static_cast<const A*>(p.mask) + now.window % p.mask_windows * p.tokens * p.tokens : nullptr;
+    const A unit = A(p.score_unit), seam = A(p.mask_value) * unit, none = -A(__builtin_inf());
+    const A* given =
+        p.mask ? static_cast<const A*>(p.mask) + now.window % p.mask_windows * p.tokens * p.tokens : nullptr;
     for (int64_t block = 0; block < blocks.count; ++block) {
       const int64_t first = block * blocks.size, n = blocks.length(block, p.tokens);
       for (int64_t j = 0; j < p.tokens; ++j) {
@@ -151,7 +152,7 @@ struct Window {
         const A key = now.kind.pad && !p.pad_qkv && now.position[j] < 0 ? none : A(0);
         for (int64_t i = 0; i < n; ++i) row[i] = now.region[first + i] != now.region[j] ? seam + key : key;
         if (given)
-          for (int64_t i = 0; i < n; ++i) row[i] += given[(first + i) * p.tokens + j] * A(kLog2E);
+          for (int64_t i = 0; i < n; ++i) row[i] += given[(first + i) * p.tokens + j] * unit;
         for (int64_t i = n; i < kBlock; ++i) row[i] = 0;
       }
     }
@@ -161,15 +162,18 @@ struct Window {
   const A* mask_of(int64_t block) const { return mask ? mask + block * p.tokens * kBlock : nullptr; }
 
   // Token t's q (part 0), k (1) or v (2) of a head.
-  const T* row(int64_t t, int64_t part, int64_t head) const {
-    const T* padding = p.pad_qkv ? static_cast<const T*>(p.pad_qkv) : zeros;
-    const T* at = now.position[t] >= 0 ? static_cast<const T*>(p.qkv) + now.element[t] : padding;
-    return at + part * channels + head * head_dim;
+  const T* row(int64_t t, int64_t part, int64_t head) const { return now.row[t] + part * channels + head * head_dim; }
+
+  void pack_rows(A* dst, const T* const* rows, int64_t skip, int64_t padded) const {
+    if (head_dim == 32)  // the field's usual one, unrolled
+      for (int64_t t = 0; t < p.tokens; ++t) widen_row(dst + t * 32, rows[t] + skip, 32, 32);
+    else
+      for (int64_t t = 0; t < p.tokens; ++t) widen_row(dst + t * padded, rows[t] + skip, head_dim, padded);
   }
 
   // (tokens, padded) rows of one part in A, L2-normalised where `inverse_norm` is given (and then filled).
   void pack(A* dst, int64_t part, int64_t head, int64_t padded, A* inverse_norm) const {
-    for (int64_t t = 0; t < p.tokens; ++t) widen_row(dst + t * padded, row(t, part, head), head_dim, padded);
+    pack_rows(dst, now.row, part * channels + head * head_dim, padded);
     if (!inverse_norm) return;
     for (int64_t t = 0; t < p.tokens; ++t) {
       A* x = dst + t * padded;
@@ -179,41 +183,68 @@ struct Window {
     }
   }
 
-  A score_scale(int64_t head) const {
-    return p.logit_scale ? static_cast<const A*>(p.logit_scale)[head] : A(p.scale);
-  }
+  A score_scale(int64_t head) const { return p.logit_scale ? static_cast<const A*>(p.logit_scale)[head] : A(p.scale); }
 
   // The bias of a head for a block: prepared ahead, or expanded into `store`; null without a bias.
   const A* bias_of(int64_t head, int64_t block, A* store) const {
     if (!p.bias) return nullptr;
-    if (p.bias_dense)
-      return static_cast<const A*>(p.bias_dense) + (head * blocks.count + block) * p.tokens * kBlock;
+    if (p.bias_dense) return static_cast<const A*>(p.bias_dense) + (head * blocks.count + block) * p.tokens * kBlock;
     expand_bias(store, static_cast<const A*>(p.bias) + head * p.bias_rows, BiasRows(p), codes, block * blocks.size,
                 blocks.length(block, p.tokens));
     return store;
   }
 };
 
+// Asks the second-level cache for what the next (window, head) will read, a few tokens at a time between the tiles of
+// this one's products: a window's rows lie far apart, and without this the processor waits for memory longer than it
+// computes. In one burst the requests would fill the miss queue and hold up the loads behind them; the first-level
+// cache is too small to keep the lines until they are used.
+template <class T, class A>
+struct RowPrefetch {
+  const T *const *row = nullptr, *const *grad = nullptr;
+  int64_t skip = 0, part_stride = 0, bytes = 0, token = 0, tokens = 0, per_step = 0;
+
+  RowPrefetch(Window<T, A>& window, int64_t next_window, int64_t head, int64_t steps) {
+    const WindowAttentionParams& p = window.p;
+    if (next_window >= p.batch * p.windows) return;
+    row = window.tokens_of(next_window).row;
+    grad = p.grad_out ? window.tokens_of(next_window).grad : nullptr;
+    skip = head * window.head_dim, part_stride = window.channels, bytes = window.head_dim * int64_t(sizeof(T));
+    tokens = p.tokens, per_step = ceil_div(tokens, steps);
+  }
+  SF_INLINE void step() {
+    for (const int64_t stop = token + per_step < tokens ? token + per_step : tokens; token < stop; ++token) {
+      const char* at = reinterpret_cast<const char*>(row[token] + skip);
+      for (int part = 0; part < 3; ++part, at += part_stride * int64_t(sizeof(T)))
+        for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(at + i, 0, 2);
+      if (grad)
+        for (int64_t i = 0; i < bytes; i += 64)
+          __builtin_prefetch(reinterpret_cast<const char*>(grad[token] + skip) + i, 0, 2);
+    }
+  }
+};
+
 // scores (keys, kBlock) = rows (keys, padded) * columns (depth, kBlock) [+ bias] [+ mask], for n columns.
-template <class A>
-SF_INLINE void key_query_product(A* scores, const A* rows, int64_t padded, const A* columns, int64_t keys, int64_t depth,
-                                 int64_t n, const A* bias, const A* mask) {
+template <class A, class Prefetch>
+SF_INLINE void key_query_product(A* scores, const A* rows, int64_t padded, const A* columns, int64_t keys,
+                                 int64_t depth, int64_t n, const A* bias, const A* mask, Prefetch& prefetch) {
   if (!bias) bias = mask, mask = nullptr;
   for_column_groups<A>(n, [&](int64_t at, auto group) {
     using M = FusedMultiplyAdd<A, decltype(group)::W>;
     multiply<M, decltype(group)::NV>(keys, depth, {rows, ptrdiff_t(padded), 1}, columns + at, kBlock,
-                                     {scores + at, kBlock, {bias ? bias + at : nullptr, mask ? mask + at : nullptr}});
+                                     {scores + at, kBlock, {bias ? bias + at : nullptr, mask ? mask + at : nullptr}},
+                                     prefetch);
   });
 }
 
 // c (rows, padded) = [c +] weights * b, where element (row, k) of the weights is at [row * row_stride + k * k_stride].
-template <class A>
+template <class A, class Prefetch>
 SF_INLINE void weighted_rows(A* c, int64_t rows, int64_t padded, Strided<A> weights, const A* b, int64_t depth,
-                             int64_t head_dim, bool accumulate) {
+                             int64_t head_dim, bool accumulate, Prefetch& prefetch) {
   for_column_groups<A>(head_dim, [&](int64_t at, auto group) {
     using M = FusedMultiplyAdd<A, decltype(group)::W>;
     multiply<M, decltype(group)::NV>(rows, depth, weights, b + at, padded,
-                                     {c + at, padded, {accumulate ? c + at : nullptr, nullptr}});
+                                     {c + at, padded, {accumulate ? c + at : nullptr, nullptr}}, prefetch);
   });
 }
 

@@ -141,6 +141,17 @@ def test_the_sizes_of_the_paper(build, dim, blocks, rate, parameters):
     assert [block.shift_size for block in model.layers[3].blocks] == [0, 0]
 
 
+def test_every_rate_reaches_its_dropout():
+    model = SwinTransformer(**SMALL, drop_rate=0.25, attn_drop_rate=0.5)
+    rates = {k: m.p for k, m in model.named_modules() if isinstance(m, torch.nn.Dropout)}
+    assert len(rates) == 1 + 4 * 3 and all(p == (0.5 if k.endswith("attn_drop") else 0.25) for k, p in rates.items())
+    model.pos_drop.p = 1.0  # no token is left
+    torch.manual_seed(1)
+    first = model(torch.randn(1, 3, 28, 28, generator=torch.Generator().manual_seed(2)))
+    torch.manual_seed(1)
+    assert torch.equal(first, model(torch.zeros(1, 3, 28, 28)))
+
+
 def test_builders_take_keywords():
     model = swin_fast.swin_t(
         img_size=32, depths=(1, 1), num_heads=(3, 6), num_classes=0, drop_path_rate=0.0, window_size=4

@@ -72,6 +72,17 @@ def test_another_mask_is_refused():
         block.load_state_dict(state)
 
 
+def test_dropout_is_in_both_branches():
+    x = torch.randn(2, 64, 8)
+    block = randomize(SwinTransformerBlock(8, (8, 8), 2, window_size=4, drop=1.0))
+    assert torch.equal(block(x), x)
+    block.mlp.drop.p, shapes = 0.0, []
+    assert not torch.equal(block(x), x)
+    block.mlp.drop.register_forward_pre_hook(lambda _, inputs: shapes.append(inputs[0].shape))
+    assert torch.equal(block(x), x + block.mlp(block.norm2(x)))
+    assert shapes[:2] == [(2, 64, 32), (2, 64, 8)]
+
+
 def test_drop_path_drops_whole_samples():
     torch.manual_seed(0)
     drop, x = DropPath(0.25), torch.ones(4000, 2, 3)

@@ -1,0 +1,30 @@
+import pytest
+import torch
+from benchmarks import ceilings
+from benchmarks.ceilings import Ceilings, attention_floor
+
+
+def test_floor_is_the_larger_need():
+    machine = Ceilings(flops=100.0, bandwidth=10.0)
+    assert machine.floor(operations=1000, moved=50) == 10
+    assert machine.floor(operations=100, moved=50) == 5
+
+
+def test_attention_floor_of_stage_1():
+    tokens = 8 * 56 * 56
+    compute, memory = Ceilings(100e9, 1e30), Ceilings(1e30, 50e9)
+    # 8 images, 64 windows, 3 heads, two products of 49 x 49 x 32; the backward has five
+    forward = 8 * 64 * 3 * 2 * (2 * 49 * 49 * 32)
+    assert attention_floor(compute, tokens, 49, 96, 4, False) == pytest.approx(forward / 100e9)
+    assert attention_floor(compute, tokens, 49, 96, 4, True) == pytest.approx(3.5 * forward / 100e9)
+    # qkv and out; then qkv, the incoming gradient and qkv's gradient
+    qkv, out = tokens * 288 * 2, tokens * 96 * 2
+    assert attention_floor(memory, tokens, 49, 96, 2, False) == pytest.approx((qkv + out) / 50e9)
+    assert attention_floor(memory, tokens, 49, 96, 2, True) == pytest.approx((3 * qkv + 2 * out) / 50e9)
+
+
+def test_rates_count_operations_and_both_ways_of_a_copy(monkeypatch):
+    monkeypatch.setattr(ceilings, "_fastest", lambda call: call() is None or 0.5)
+    monkeypatch.setattr(ceilings, "_LINEARS", ((3, 4, 5), (2, 4, 5)))
+    monkeypatch.setattr(ceilings, "_COPY_BYTES", 4096)
+    assert ceilings.measure(torch.bfloat16) == Ceilings(flops=2 * 3 * 4 * 5 / 0.5, bandwidth=2 * 4096 / 0.5)
