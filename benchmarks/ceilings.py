@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
+from .measure import LEAST, in_turn
 
 _LINEARS = ((1024, 1024, 1024), (2048, 2048, 2048), (6272, 192, 768), (1568, 768, 1536))  # rows, inputs, outputs
 _COPY_BYTES = 256 * 2**20  # far beyond any cache
@@ -14,18 +18,29 @@ _COPY_BYTES = 256 * 2**20  # far beyond any cache
 
 @dataclass(frozen=True)
 class Ceilings:
-    """Measured with the threads in use: operations a second of the best matrix product, bytes a second of a copy."""
+    """Measured with the threads in use: operations a second of the best matrix product, bytes a second of a copy.
+
+    `waited` as in `Samples`: above its bound, the machine was too busy to show what it can do.
+    """
 
     flops: float
     bandwidth: float
+    waited: float = 0.0
 
     def floor(self, operations: float, moved: float) -> float:
         """Seconds that `operations` and `moved` bytes need where the two overlap."""
         return max(operations / self.flops, moved / self.bandwidth)
 
 
+@torch.inference_mode()
 def measure(dtype: torch.dtype) -> Ceilings:
-    return Ceilings(max(_linear_rate(*shape, dtype) for shape in _LINEARS), _copy_rate())
+    source = torch.ones(_COPY_BYTES // 4)
+    target = torch.empty_like(source)
+    calls = {"copy": lambda: target.copy_(source)} | {shape: _linear(*shape, dtype) for shape in _LINEARS}
+    found = in_turn(calls, rounds=LEAST)
+    flops = max(2 * prod(shape) / found[shape].best for shape in _LINEARS)
+    waited = max(samples.waited for samples in found.values())
+    return Ceilings(flops, 2 * _COPY_BYTES / found["copy"].best, waited)
 
 
 def attention_floor(
@@ -41,23 +56,6 @@ def attention_floor(
     return seconds + ceilings.floor(10 * area * window, 7 * area * itemsize) if backward else seconds
 
 
-def _linear_rate(rows: int, inputs: int, outputs: int, dtype: torch.dtype) -> float:
+def _linear(rows: int, inputs: int, outputs: int, dtype: torch.dtype) -> Callable[[], Tensor]:
     x, w = torch.randn(rows, inputs, dtype=dtype), torch.randn(outputs, inputs, dtype=dtype)
-    return 2 * rows * inputs * outputs / _fastest(lambda: F.linear(x, w))
-
-
-def _copy_rate() -> float:
-    source = torch.ones(_COPY_BYTES // 4)
-    target = torch.empty_like(source)
-    return 2 * _COPY_BYTES / _fastest(lambda: target.copy_(source))
-
-
-@torch.inference_mode()
-def _fastest(call, repeat: int = 8) -> float:
-    call()
-    best = float("inf")
-    for _ in range(repeat):
-        start = time.perf_counter()
-        call()
-        best = min(best, time.perf_counter() - start)
-    return best
+    return lambda: F.linear(x, w)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import resource
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,14 +14,19 @@ Call = Callable[[], object]
 
 SAMPLE_S = 5e-3  # a sample lasts at least this long, so that the clock and a lone interrupt do not count
 LEAST = 8  # samples a candidate must have
+CLEAN = 0.01  # share of a sample's time that a thread may have waited for a core
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Seconds per call, sorted. `dropped` of them are left out because the process lost its core meanwhile."""
+    """Seconds per call, sorted, without the `dropped` ones in which others had the core.
+
+    `waited` is the largest share of its time that a kept one lost that way; above `CLEAN` the machine was too busy.
+    """
 
     seconds: tuple[float, ...]
     dropped: int = 0
+    waited: float = 0.0
 
     @property
     def best(self) -> float:
@@ -43,34 +50,52 @@ def repetitions(call: Call, sample_s: float = SAMPLE_S) -> int:
 def in_turn(calls: dict[str, Call], rounds: int = 15, sample_s: float = SAMPLE_S) -> dict[str, Samples]:
     """One sample of each call a round, so that a slow moment of the machine falls on all of them.
 
-    Up to three times the rounds are run until every call has enough samples without preemption; on a machine too busy
-    for that the least disturbed ones are kept.
+    Up to three times the rounds are run until every call has enough undisturbed samples; on a machine too busy for that
+    the least disturbed ones are kept.
     """
     if rounds < LEAST:
         raise ValueError(f"rounds must be at least {LEAST}, got {rounds}")
     repeat = {name: repetitions(call, sample_s) for name, call in calls.items()}
-    blocks: dict[str, list[tuple[int, float]]] = {name: [] for name in calls}  # (preemptions, seconds per call)
+    blocks: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}  # (share waited, seconds per call)
     for i in range(3 * rounds):
-        if i >= rounds and all(sum(lost == 0 for lost, _ in taken) >= LEAST for taken in blocks.values()):
+        if i >= rounds and all(sum(share <= CLEAN for share, _ in taken) >= LEAST for taken in blocks.values()):
             break
         for name, call in calls.items():
-            seconds, lost = _block(call, repeat[name])
-            blocks[name].append((lost, seconds / repeat[name]))
+            seconds, waited = _block(call, repeat[name])
+            blocks[name].append((waited / seconds, seconds / repeat[name]))
     return {name: keep(taken) for name, taken in blocks.items()}
 
 
-def keep(blocks: list[tuple[int, float]]) -> Samples:
-    """The blocks without preemption, or the `LEAST` least disturbed where there are fewer."""
-    most = sorted(lost for lost, _ in blocks)[min(LEAST, len(blocks)) - 1]
-    kept = sorted(seconds for lost, seconds in blocks if lost <= most)
-    return Samples(tuple(kept), len(blocks) - len(kept))
+def keep(blocks: list[tuple[float, float]]) -> Samples:
+    """The undisturbed blocks, or the `LEAST` least disturbed where there are fewer."""
+    worst = max(CLEAN, sorted(share for share, _ in blocks)[min(LEAST, len(blocks)) - 1])
+    kept = sorted((seconds, share) for share, seconds in blocks if share <= worst)
+    seconds, shares = zip(*kept, strict=True)
+    return Samples(seconds, len(blocks) - len(kept), max(shares))
 
 
-def _block(call: Call, repeat: int) -> tuple[float, int]:
-    """Seconds that `repeat` calls take, and how often a thread of the process was taken off its core meanwhile."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+def _block(call: Call, repeat: int) -> tuple[float, float]:
+    """Seconds that `repeat` calls take, and `waiting()` over them."""
+    before = waiting()
     start = time.perf_counter()
     for _ in range(repeat):
         call()
     seconds = time.perf_counter() - start
-    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - before
+    return seconds, waiting() - before
+
+
+def waiting() -> float:
+    """Seconds that the threads of this process could run and had no core, since it began.
+
+    Linux counts them. Elsewhere it is the number of times that a core was taken away: one of them spoils a block.
+    """
+    if sys.platform != "linux":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+    total = 0
+    for task in os.listdir("/proc/self/task"):
+        try:
+            with open(f"/proc/self/task/{task}/schedstat") as file:
+                total += int(file.read().split()[1])
+        except (FileNotFoundError, ProcessLookupError):  # the thread has just ended
+            continue
+    return total / 1e9

@@ -75,9 +75,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(
         f"{case.batch}x{case.name}, forward+backward, {rows.device_name()}, torch {torch.__version__}, {rows.commit()}"
     )
-    print(
-        f"{'':17} {'':8}  {'in+out MiB':>10}  {'torch MiB':>9} {'extra':>6} {'whole':>6}  {'process MiB':>11} {'extra':>6}"
-    )
+    heads = f"{'in+out MiB':>10}  {'torch MiB':>9} {'extra':>6} {'whole':>6}  {'process MiB':>11} {'extra':>6}"
+    print(f"{'':26}  {heads}")
     names = [peers.OURS, "eager", "sdpa"] + args.compiled * ["eager compiled", "sdpa compiled"]
     for dtype in args.dtype:
         for name in names:

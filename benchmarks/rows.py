@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Row:
-    """Times are milliseconds per call. `over_floor` is p50 over the floor."""
+    """Times are milliseconds per call. `over_floor` is p50 over the floor, `waited` covers samples and ceilings."""
 
     op: str
     shape: str
@@ -39,6 +39,7 @@ class Row:
     best_ms: float
     samples: int
     dropped: int
+    waited: float
     floor_ms: float
     over_floor: float
     gflops_ceiling: float
@@ -53,13 +54,14 @@ class Row:
 def make(
     op, shape, dtype: torch.dtype, threads, allocator, candidate, samples: Samples, floor_s: float, ceilings
 ) -> Row:
+    waited = max(samples.waited, ceilings.waited)
     p20, p50, p80 = (round(samples.quantile(share) * 1e3, 4) for share in (0.2, 0.5, 0.8))
     floor = round(floor_s * 1e3, 4)
     return Row(
         op, shape, str(dtype).removeprefix("torch."), threads, allocator, candidate, p20, p50, p80,
-        round(samples.best * 1e3, 4), len(samples.seconds), samples.dropped, floor, round(p50 / floor, 2),
-        round(ceilings.flops / 1e9, 1), round(ceilings.bandwidth / 1e9, 1), device_name(), torch.__version__,
-        swin_fast.__version__, commit(), datetime.date.today().isoformat(),
+        round(samples.best * 1e3, 4), len(samples.seconds), samples.dropped, round(waited, 3), floor,
+        round(p50 / floor, 2), round(ceilings.flops / 1e9, 1), round(ceilings.bandwidth / 1e9, 1), device_name(),
+        torch.__version__, swin_fast.__version__, commit(), datetime.date.today().isoformat(),
     )  # fmt: skip
 
 

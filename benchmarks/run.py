@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from . import rows
+from .measure import CLEAN
 from .peers import OURS
 from .rows import Row
 
@@ -47,7 +48,7 @@ def run(module: str, parser: argparse.ArgumentParser, argv: Sequence[str], body:
     torch.set_num_threads(args.threads[0])
     for row in body(args):
         rows.append(args.child, [row])
-        kept = f"{row.samples} samples, {row.dropped} dropped"
+        kept = f"{row.samples} samples, {row.dropped} dropped{_busy([row])}"
         times = f"{row.p20_ms:9.3f} {row.p50_ms:9.3f} {row.p80_ms:9.3f} ms  {row.over_floor:6.2f}x floor"
         place = f"{row.op:26} {row.shape:12} {row.dtype:8} T{row.threads} {row.allocator:7}"
         print(f"{place} {row.candidate:26} {times}  {kept}", flush=True)
@@ -85,20 +86,27 @@ def summary(collected: list[Row]) -> str:
         ours = {row.allocator: row for row in group if row.candidate == OURS}
         own = ours.get("default") or next(iter(ours.values()))
         line = [*map(str, key), f"{own.p50_ms:.3f}", f"{ours['retain'].p50_ms:.3f}" if "retain" in ours else "-"]
-        peers = [row for row in group if row.candidate != OURS]
+        peers, shown = [row for row in group if row.candidate != OURS], [own]
         for compiled in (False, True):
             kind = [row for row in peers if row.candidate.endswith("compiled") == compiled]
             if not kind:
                 line += ["-"] * 4
                 continue
             peer, least = min(kind, key=lambda row: row.p50_ms), min(row.best_ms for row in kind)
+            shown.append(peer)
             ratios = peer.p50_ms / own.p50_ms, least / own.best_ms
             line += [
                 f"{peer.candidate} ({peer.allocator})",
                 f"{peer.p50_ms:.3f}",
                 *(f"{ratio:.2f}" for ratio in ratios),
             ]
-        lines.append([*line, f"{own.floor_ms:.3f}", f"{own.over_floor:.2f}"])
+        lines.append([*line, f"{own.floor_ms:.3f}", f"{own.over_floor:.2f}{_busy(shown)}"])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     return "\n".join(["", *text])
+
+
+def _busy(shown: list[Row]) -> str:
+    """A remark where others had too much of the machine."""
+    waited = max(row.waited for row in shown)
+    return f" (busy: up to {waited:.0%} lost)" if waited > CLEAN else ""

@@ -41,7 +41,9 @@ def use_backend(name: str):
 
 def why_not_cpu(device_type: str) -> str:
     """Why the CPU kernels cannot take a tensor of this device; empty where they can."""
-    return f"there is no kernel for {device_type} tensors" if device_type != "cpu" else native.reason
+    if device_type not in ("cpu", "meta"):  # a meta tensor takes the op's shape function
+        return f"there is no kernel for {device_type} tensors"
+    return native.reason
 
 
 def choose(device_type: str) -> str:

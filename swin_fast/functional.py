@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from math import isfinite, prod
+from math import inf, prod
 
 import torch
 from torch import Tensor
@@ -56,7 +56,7 @@ def window_attention(
         pad_qkv: (3 * C), what a token outside the map reads, where the window does not divide the map. Libraries pad x
             with zeros before the qkv Linear, so this is that Linear's bias (or zeros) and padded keys ARE attended to.
             None masks padded keys out.
-        pad_order: "pad_then_roll" (original detection code, torchvision, transformers, MONAI) or "roll_then_pad" (timm).
+        pad_order: "pad_then_roll" (the detection code, torchvision, transformers, MONAI) or "roll_then_pad" (timm).
         mask: (M, N, N) floating, added to the logits; window w (row-major, batch outermost) reads mask[w % M]. A query
             whose every key is at -inf gives zeros.
         mask_value: added where query and key come from different sides of the shift seam; -100 as in every library, or
@@ -93,7 +93,7 @@ def window_attention(
         raise ValueError("scale and logit_scale exclude each other: cosine attention has no other scale")
     if scale is not None and not isinstance(scale, (int, float)):
         raise TypeError(f"scale must be a number or None, got {type(scale).__name__}")
-    if scale is not None and not isfinite(scale):
+    if scale is not None and not abs(scale) < inf:
         raise ValueError(f"scale must be finite, got {scale!r}")
     if not isinstance(dropout_p, (int, float)) or not 0 <= dropout_p < 1:
         raise ValueError(f"dropout_p must be in [0, 1), got {dropout_p!r}")

@@ -1,7 +1,7 @@
 """The slow truth: windowed attention in plain PyTorch, every option of the op, any floating dtype, autograd for free.
 
-It does what the original models do (pad, roll, partition, an N x N bias and mask, softmax, reverse, roll back), so it is
-both what the kernels are tested against (in float64) and the plain road they are timed against.
+It does what the original models do (pad, roll, partition, an N x N bias and mask, softmax, reverse, roll back), so it
+is both what the kernels are tested against (in float64) and the plain road they are timed against.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def shift_regions(size: Sequence[int], window_size: Sequence[int], shift_size: S
 
 
 def dropout_keep(seed: Tensor, windows: int, num_heads: int, tokens: int, p: float) -> Tensor:
-    """(windows, heads, N, N) bool, the mask every backend draws: Philox-4x32-10 (Salmon et al. 2011), keyed by the seed.
+    """(windows, heads, N, N) bool, the mask every backend draws: Philox-4x32-10 (Salmon et al. 2011), seed as key.
 
     Four words per call: word k at counter (c, query, window * heads + head) is key k * ceil(N / 4) + c.
     """

@@ -29,7 +29,8 @@ struct BFloat16Dot {
   static constexpr int W = W_;
   using V = Vec<float, W>;
   using Operand = Vec<uint32_t, W>;
-  static SF_INLINE Operand broadcast(const Element* p) { return splat<Operand>(*p); }
+  // a row of the map is only as aligned as a bfloat16
+  static SF_INLINE Operand broadcast(const Element* p) { return splat<Operand>(bits_as<Element>(p)); }
   static SF_INLINE Operand row(const Element* p) { return load<Operand>(p); }
   static SF_INLINE V madd(V c, Operand a, Operand b) {
     if constexpr (W == 16) return (V)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)b);
@@ -39,12 +40,57 @@ struct BFloat16Dot {
 };
 #endif
 
-// Element (row, k) of A is at [row * row_stride + k * k_stride].
+// A matrix by a pointer to each row, so that rows of the map are read where they lie: element (r, c) is row[r][skip +
+// c].
+template <class E>
+struct Rows {
+  const E* const* row;
+  ptrdiff_t skip;
+  Rows from(int64_t r, int64_t c) const { return {row + r, skip + c}; }
+};
+
+// A matrix with strides: element (r, c) is at[r * row_stride + c * column_stride].
 template <class E>
 struct Strided {
   const E* at;
-  ptrdiff_t row_stride, k_stride;
+  ptrdiff_t row_stride, column_stride;
+  Strided from(int64_t r, int64_t c) const {
+    return {at + r * row_stride + c * column_stride, row_stride, column_stride};
+  }
 };
+
+// How a tile walks along k: over the columns of R rows of A, and over the rows of B.
+template <class E, int R>
+struct Walk {
+  const E* row[R];
+  explicit Walk(Rows<E> m) {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) row[r] = m.row[r] + m.skip;
+  }
+  SF_INLINE const E* at(int r, int64_t k) const { return row[r] + k; }
+};
+template <class E>
+SF_INLINE const E* row_at(Rows<E> m, int64_t k) {
+  return m.row[k] + m.skip;
+}
+template <class E>
+SF_INLINE const E* row_at(Strided<E> m, int64_t k) {
+  return m.at + k * m.row_stride;
+}
+template <class E, int R>
+struct StridedWalk {
+  Strided<E> m;
+  explicit StridedWalk(Strided<E> matrix) : m(matrix) {}
+  SF_INLINE const E* at(int r, int64_t k) const { return m.at + r * m.row_stride + k * m.column_stride; }
+};
+template <int R, class E>
+SF_INLINE Walk<E, R> walk(Rows<E> m) {
+  return Walk<E, R>(m);
+}
+template <int R, class E>
+SF_INLINE StridedWalk<E, R> walk(Strided<E> m) {
+  return StridedWalk<E, R>(m);
+}
 
 // C and what it starts from: the sum of up to two matrices of C's shape, or zero.
 template <class A>
@@ -52,6 +98,10 @@ struct Target {
   A* c;
   ptrdiff_t stride;
   const A* init[2];
+  Target from(int64_t r) const {
+    const ptrdiff_t skip = r * stride;
+    return {c + skip, stride, {init[0] ? init[0] + skip : nullptr, init[1] ? init[1] + skip : nullptr}};
+  }
 };
 
 // Rows of C whose accumulators fit the registers, beside NV vectors of B and one broadcast.
@@ -62,27 +112,26 @@ constexpr int rows_for(int nv) {
 // Vectors of C side by side: as many as leave enough rows to hide the latency of a multiply-add.
 constexpr int kMaxVectors = kRegisters == 32 ? 4 : 2;
 
-template <class M, int R, int NV>
-SF_INLINE void tile(Strided<typename M::Element> a, const typename M::Element* b, ptrdiff_t b_stride, int64_t depth,
-                    Target<typename M::A> t) {
+template <class M, int R, int NV, class MatrixA, class MatrixB>
+SF_INLINE void tile(MatrixA a, MatrixB b, int64_t depth, Target<typename M::A> t) {
   using V = typename M::V;
   V acc[R][NV];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
     for (int v = 0; v < NV; ++v) acc[r][v] = V{};
+  const auto rows = walk<R>(a);
   for (int64_t k = 0; k < depth; ++k) {
+    const typename M::Element* from = row_at(b, k);
     typename M::Operand row[NV];
 #pragma GCC unroll 4
-    for (int v = 0; v < NV; ++v) row[v] = M::row(b + v * M::W);
+    for (int v = 0; v < NV; ++v) row[v] = M::row(from + v * M::W);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      const auto x = M::broadcast(a.at + r * a.row_stride);
+      const auto x = M::broadcast(rows.at(r, k));
 #pragma GCC unroll 4
       for (int v = 0; v < NV; ++v) acc[r][v] = M::madd(acc[r][v], x, row[v]);
     }
-    a.at += a.k_stride;
-    b += b_stride;
   }
   for (const auto* init : t.init)
     if (init)
@@ -97,37 +146,33 @@ SF_INLINE void tile(Strided<typename M::Element> a, const typename M::Element* b
 }
 
 // tile<R> for a run-time R in 1..MAX.
-template <class M, int NV, int MAX>
-SF_INLINE void tile_rows(int rows, Strided<typename M::Element> a, const typename M::Element* b, ptrdiff_t b_stride,
-                         int64_t depth, Target<typename M::A> t) {
+template <class M, int NV, int MAX, class MatrixA, class MatrixB>
+SF_INLINE void tile_rows(int rows, MatrixA a, MatrixB b, int64_t depth, Target<typename M::A> t) {
   if constexpr (MAX > 1) {
-    if (rows < MAX) return tile_rows<M, NV, MAX - 1>(rows, a, b, b_stride, depth, t);
+    if (rows < MAX) return tile_rows<M, NV, MAX - 1>(rows, a, b, depth, t);
   }
-  tile<M, MAX, NV>(a, b, b_stride, depth, t);
+  tile<M, MAX, NV>(a, b, depth, t);
 }
 
 // Terms that are added up in a row before they join the sum: the rounding of one long chain would grow with its length.
 constexpr int64_t kDepth = 64;
 
 // C (rows x NV vectors) = init + A * B, in row tiles of nearly equal height, with a step of prefetching after each.
-template <class M, int NV, class Prefetch>
-__attribute__((noinline)) void multiply(int64_t rows, int64_t depth, Strided<typename M::Element> a,
-                                        const typename M::Element* b, ptrdiff_t b_stride, Target<typename M::A> t,
+template <class M, int NV, class MatrixA, class MatrixB, class Prefetch>
+__attribute__((noinline)) void multiply(int64_t rows, int64_t depth, MatrixA a, MatrixB b, Target<typename M::A> t,
                                         Prefetch& prefetch) {
   constexpr int kMost = rows_for(NV);
   const int64_t tiles = (rows + kMost - 1) / kMost;
-  for (int64_t left = tiles; left > 0; --left) {
-    const int64_t height = (rows + left - 1) / left;
-    tile_rows<M, NV, kMost>(int(height), a, b, b_stride, depth < kDepth ? depth : kDepth, t);
-    for (int64_t k = kDepth; k < depth; k += kDepth)
-      tile_rows<M, NV, kMost>(int(height), {a.at + k * a.k_stride, a.row_stride, a.k_stride}, b + k * b_stride,
-                              b_stride, depth - k < kDepth ? depth - k : kDepth, {t.c, t.stride, {t.c, nullptr}});
+  for (int64_t left = tiles, first = 0; left > 0; --left) {
+    const int64_t height = (rows - first + left - 1) / left;
+    Target<typename M::A> part = t.from(first);
+    for (int64_t k = 0; k < depth; k += kDepth) {
+      const int64_t run = depth - k < kDepth ? depth - k : kDepth;
+      tile_rows<M, NV, kMost>(int(height), a.from(first, k), b.from(k, 0), run, part);
+      part.init[0] = part.c, part.init[1] = nullptr;
+    }
     prefetch.step();
-    rows -= height;
-    a.at += height * a.row_stride;
-    t.c += height * t.stride;
-    for (auto& init : t.init)
-      if (init) init += height * t.stride;
+    first += height;
   }
 }
 
@@ -137,6 +182,13 @@ template <int W_, int NV_>
 struct Group {
   static constexpr int W = W_, NV = NV_;
 };
+template <class A>
+SF_INLINE int64_t covered_lanes(int64_t columns) {  // how far the groups reach
+  constexpr int W = kLanes<A>;
+  const int64_t left = columns % W, whole = columns - left;
+  if (!left) return whole;
+  return whole + (W >= 8 && left <= W / 4 ? W / 4 : W >= 8 && left <= W / 2 ? W / 2 : W);
+}
 template <class A, class F>
 SF_INLINE void for_column_groups(int64_t columns, F&& f) {
   constexpr int W = kLanes<A>;

@@ -8,6 +8,15 @@
 namespace swin_fast {
 namespace SWIN_FAST_ISA {
 
+template <int Bytes>
+struct IndexOf {  // what a shuffle of elements of this size takes
+  using type = int32_t;
+};
+template <>
+struct IndexOf<8> {
+  using type = int64_t;
+};
+
 // A bump allocator over one thread's scratch; with a null base it only counts.
 struct Arena {
   char* base;
@@ -46,60 +55,107 @@ SF_INLINE A dot_rows(const A* a, const A* b, int64_t padded) {
   return sum_lanes<A, W>(sum);
 }
 
-// One butterfly step of a transposition: rows r and r + S exchange the lanes in which they differ in bit S.
+// One butterfly step of a transposition: the vectors exchange lanes, a keeping those whose bit S is clear in both.
 template <class E, int W, int S>
-SF_INLINE void exchange(Vec<E, W>* rows) {
-  using Index = Vec<int32_t, W>;
+SF_INLINE void exchange_pair(Vec<E, W>& a, Vec<E, W>& b) {
+  const Vec<E, W> x = a, y = b;
+#if defined(__clang__)
+  for (int i = 0; i < W; ++i) {
+    a[i] = i & S ? y[i - S] : x[i];
+    b[i] = i & S ? y[i] : x[i + S];
+  }
+#else
+  using Index = Vec<typename IndexOf<sizeof(E)>::type, W>;
   Index low, high;
 #pragma GCC unroll 16
   for (int i = 0; i < W; ++i) {
     low[i] = i & S ? W + i - S : i;
     high[i] = i & S ? W + i : i + S;
   }
+  a = __builtin_shuffle(x, y, low);
+  b = __builtin_shuffle(x, y, high);
+#endif
+}
+template <class E, int W, int S>
+SF_INLINE void exchange(Vec<E, W>* rows) {  // rows r and r + S
 #pragma GCC unroll 16
   for (int r = 0; r < W; ++r)
-    if (!(r & S)) {
-      const Vec<E, W> a = rows[r], b = rows[r + S];
-#if defined(__clang__)
-      for (int i = 0; i < W; ++i) {
-        rows[r][i] = i & S ? b[i - S] : a[i];
-        rows[r + S][i] = i & S ? b[i] : a[i + S];
-      }
-#else
-      rows[r] = __builtin_shuffle(a, b, low);
-      rows[r + S] = __builtin_shuffle(a, b, high);
-#endif
-    }
+    if (!(r & S)) exchange_pair<E, W, S>(rows[r], rows[r + S]);
 }
 
-// dst[c][r] = src[r][c] * factor for `rows` x `columns`, 4-byte elements; dst rows are kBlock long, and their lanes
-// from `rows` on become zero.
-template <class E>
-SF_INLINE void transpose(E* dst, const E* src, int64_t src_stride, int64_t rows, int64_t columns, E factor) {
+// Lane r of the result is the sum of the lanes of v[r]: pairs of vectors are folded into one, log2(W) times.
+template <class A, int W, int S>
+SF_INLINE void fold_pairs(Vec<A, W>* v) {
+#pragma GCC unroll 16
+  for (int r = 0; r + S < W; r += 2 * S) {
+    Vec<A, W> pair[2] = {v[r], v[r + S]};
+    exchange_pair<A, W, S>(pair[0], pair[1]);
+    v[r] = pair[0] + pair[1];
+  }
+}
+template <class A, int W>
+SF_INLINE Vec<A, W> lane_sums(Vec<A, W>* v) {
+  fold_pairs<A, W, 1>(v);
+  if constexpr (W >= 4) fold_pairs<A, W, 2>(v);
+  if constexpr (W >= 8) fold_pairs<A, W, 4>(v);
+  if constexpr (W >= 16) fold_pairs<A, W, 8>(v);
+  return v[0];
+}
+
+// One column of a product, c[r * kBlock] = init + sum over k of rows(r, k) * column[k], along k instead of across
+// columns: 49 tokens leave a single query beside three whole vectors. `depth` is a multiple of M's vector.
+template <class M>
+SF_INLINE void single_column(int64_t rows, int64_t depth, Rows<typename M::Element> a,
+                             const typename M::Element* column, typename M::A* c, const typename M::A* init0,
+                             const typename M::A* init1) {
+  using V = typename M::V;
+  constexpr int W = M::W;
+  for (int64_t first = 0; first < rows; first += W) {
+    V v[W];
+#pragma GCC unroll 16
+    for (int i = 0; i < W; ++i) {
+      const int64_t r = first + i < rows ? first + i : rows - 1;
+      v[i] = V{};
+      for (int64_t k = 0; k < depth; k += W) v[i] = M::madd(v[i], M::row(a.row[r] + a.skip + k), M::row(column + k));
+    }
+    const V sums = lane_sums<typename M::A, W>(v);
+    for (int64_t r = first; r < rows && r < first + W; ++r) {
+      typename M::A sum = sums[r - first];
+      if (init0) sum += init0[r * kBlock];
+      if (init1) sum += init1[r * kBlock];
+      c[r * kBlock] = sum;
+    }
+  }
+}
+
+// dst[c][r] = src(r, c) * factor for `rows` x `columns`; dst rows are kBlock long, and their lanes from `rows` on
+// become zero as far as a column group of A reaches.
+template <class A, class E>
+SF_INLINE void transpose(E* dst, Rows<E> src, int64_t rows, int64_t columns, E factor) {
   constexpr int W = SWIN_FAST_VECTOR_BYTES / 4;
   int64_t r = 0;
   if constexpr (sizeof(E) == 4) {
     for (; r + W <= rows; r += W)
-      for (int64_t c = 0; c < columns; c += W) {
+      for (int64_t c = 0; c + W <= columns; c += W) {
         Vec<E, W> block[W];
 #pragma GCC unroll 16
-        for (int i = 0; i < W; ++i) block[i] = load<Vec<E, W>>(src + (r + i) * src_stride + c) * factor;
+        for (int i = 0; i < W; ++i) block[i] = load<Vec<E, W>>(src.row[r + i] + src.skip + c) * factor;
         exchange<E, W, 1>(block);
         exchange<E, W, 2>(block);
         if constexpr (W >= 8) exchange<E, W, 4>(block);
         if constexpr (W >= 16) exchange<E, W, 8>(block);
-        if (c + W <= columns) {
 #pragma GCC unroll 16
-          for (int i = 0; i < W; ++i) store(dst + (c + i) * kBlock + r, block[i]);
-        } else {
-          for (int i = 0; c + i < columns; ++i) store(dst + (c + i) * kBlock + r, block[i]);
-        }
+        for (int i = 0; i < W; ++i) store(dst + (c + i) * kBlock + r, block[i]);
       }
+    const int64_t done = columns / W * W;
+    for (int64_t i = 0; i < r; ++i)
+      for (int64_t c = done; c < columns; ++c) dst[c * kBlock + i] = bits_as<E>(src.row[i] + src.skip + c) * factor;
   }
-  for (int64_t c = 0; c < columns; ++c) {
-    for (int64_t i = r; i < rows; ++i) dst[c * kBlock + i] = src[i * src_stride + c] * factor;
-    for (int64_t i = rows; i < kBlock; ++i) dst[c * kBlock + i] = 0;
-  }
+  const int64_t reach = covered_lanes<A>(rows);
+  for (; r < rows; ++r)
+    for (int64_t c = 0; c < columns; ++c) dst[c * kBlock + r] = bits_as<E>(src.row[r] + src.skip + c) * factor;
+  for (; r < reach; ++r)
+    for (int64_t c = 0; c < columns; ++c) dst[c * kBlock + r] = 0;
 }
 
 // Multiplies column i of weights (keys, kBlock) by 1 / (1 - p) where its word is kept and by 0 elsewhere.

@@ -44,22 +44,28 @@ struct Backward {
   const WindowAttentionParams& p;
   Window<T, A> window;
   int64_t padded, group_size;
-  A *query, *key, *value, *grad, *query_columns, *grad_columns, *scores, *grad_scores, *bias;
-  A *grad_query, *grad_key, *grad_value, *query_norms, *key_norms, *bias_sum;
+  bool stream;
+  Packed<A> query, key, value, grad;
+  A *query_columns, *grad_columns, *scores, *grad_scores, *bias, *grad_query, *grad_key, *grad_value, *bias_sum;
 
-  Backward(const WindowAttentionParams& params, Arena& arena) : p(params), window(params, arena) {
-    padded = padded_head_dim(p.head_dim);
+  Backward(const WindowAttentionParams& params, Arena& arena)
+      : p(params),
+        window(params, arena),
+        padded(padded_head_dim(p.head_dim)),
+        stream(can_stream<T, A>(p, p.grad_qkv, 3)),
+        query(arena, p.tokens, padded, window.in_place(), p.logit_scale),
+        key(arena, p.tokens, padded, window.in_place(), p.logit_scale),
+        value(arena, p.tokens, padded, window.in_place(), false),
+        grad(arena, p.tokens, padded, window.in_place(), false) {
     group_size = ceil_div(p.heads, p.head_groups);
-    A** rows[] = {&query, &key, &value, &grad, &grad_key, &grad_value};
-    for (A** m : rows) *m = arena.take<A>(p.tokens * padded);
     query_columns = arena.take<A>(padded * kBlock);
     grad_columns = arena.take<A>(padded * kBlock);
     scores = arena.take<A>(p.tokens * kBlock);
     grad_scores = arena.take<A>(p.tokens * kBlock);
     bias = arena.take<A>(p.bias && !p.bias_dense ? p.tokens * kBlock : 0);
     grad_query = arena.take<A>(kBlock * padded);
-    query_norms = arena.take<A>(p.logit_scale ? p.tokens : 0);
-    key_norms = arena.take<A>(p.logit_scale ? p.tokens : 0);
+    grad_key = arena.take<A>(p.tokens * padded);
+    grad_value = arena.take<A>(p.tokens * padded);
     bias_sum = arena.take<A>(p.grad_bias ? group_size * dense_size() : 0);
   }
 
@@ -90,24 +96,20 @@ struct Backward {
   double* scale_sum(int64_t chunk, int64_t head) const { return p.grad_scale + chunk * p.heads + head; }
 
   void window_head(int64_t chunk, int64_t w, int64_t head, int64_t head_begin, int64_t head_end) {
-    const bool cosine = p.logit_scale != nullptr;
     const uint64_t item = uint64_t(w * p.heads + head);
-    window.pack(query, 0, head, padded, cosine ? query_norms : nullptr);
-    window.pack(key, 1, head, padded, cosine ? key_norms : nullptr);
-    window.pack(value, 2, head, padded, nullptr);
-    window.pack_rows(grad, window.now.grad, head * p.head_dim, padded);
+    const Rows<A> q = window.unit_part(query, 0, head), k = window.unit_part(key, 1, head);
+    const Rows<A> v = window.part(value, 2, head), g = window.rows_of(grad, window.now.grad, head * p.head_dim);
     const A scale = window.score_scale(head);
     // heads of the group are the inner loop; the first head of the next window comes after the last
     const bool same = head + 1 < head_end;
     RowPrefetch<T, A> prefetch(window, same ? w : w + 1, same ? head + 1 : head_begin, kBackwardPrefetchSteps);
     for (int64_t block = 0; block < window.blocks.count; ++block) {
       const int64_t first = block * window.blocks.size, n = window.blocks.length(block, p.tokens);
-      transpose(query_columns, query + first * padded, padded, n, p.head_dim, scale * A(kLog2E));
-      transpose(grad_columns, grad + first * padded, padded, n, p.head_dim, A(1));
-      key_query_product(scores, key, padded, query_columns, p.tokens, p.head_dim, n, window.bias_of(head, block, bias),
+      transpose<A>(query_columns, q.from(first, 0), n, p.head_dim, scale * A(kLog2E));
+      transpose<A>(grad_columns, g.from(first, 0), n, p.head_dim, A(1));
+      key_query_product(scores, k, query_columns, p.tokens, p.head_dim, n, window.bias_of(head, block, bias),
                         window.mask_of(block), prefetch);
-      key_query_product<A>(grad_scores, value, padded, grad_columns, p.tokens, p.head_dim, n, nullptr, nullptr,
-                           prefetch);
+      key_query_product<A>(grad_scores, v, grad_columns, p.tokens, p.head_dim, n, nullptr, nullptr, prefetch);
       if (p.dropout_p > 0) apply_dropout(grad_scores, p.tokens, first, item, p.dropout_seed, p.dropout_p);
       A* sum = p.grad_bias ? bias_sum + (head - head_begin) * dense_size() + block * p.tokens * kBlock : nullptr;
       for_column_groups<A>(n, [&](int64_t at, auto group) {
@@ -116,22 +118,20 @@ struct Backward {
       });
       if (p.dropout_p > 0) apply_dropout(scores, p.tokens, first, item, p.dropout_seed, p.dropout_p);
       const bool more = block > 0;
-      weighted_rows<A>(grad_value, p.tokens, padded, {scores, kBlock, 1}, grad + first * padded, n, p.head_dim, more,
+      weighted_rows<A>(grad_value, padded, p.tokens, {scores, kBlock, 1}, g.from(first, 0), n, p.head_dim, more,
                        prefetch);
-      weighted_rows<A>(grad_key, p.tokens, padded, {grad_scores, kBlock, 1}, query + first * padded, n, p.head_dim,
-                       more, prefetch);
-      weighted_rows<A>(grad_query, n, padded, {grad_scores, 1, kBlock}, key, p.tokens, p.head_dim, false, prefetch);
-      if (p.grad_scale) {
-        double total = 0;
-        for (int64_t i = 0; i < n; ++i) total += dot(query + (first + i) * padded, grad_query + i * padded);
-        *scale_sum(chunk, head) += total;
+      weighted_rows<A>(grad_key, padded, p.tokens, {grad_scores, kBlock, 1}, q.from(first, 0), n, p.head_dim, more,
+                       prefetch);
+      weighted_rows<A>(grad_query, padded, n, {grad_scores, 1, kBlock}, k, p.tokens, p.head_dim, false, prefetch);
+      for (int64_t i = 0; i < n; ++i) {
+        A* row = grad_query + i * padded;
+        if (p.grad_scale) *scale_sum(chunk, head) += double(dot(query.row[first + i], row));
+        write(chunk, 0, head, first + i, row, p.logit_scale ? &query : nullptr, scale);
       }
-      for (int64_t i = 0; i < n; ++i)
-        write(chunk, 0, head, first + i, grad_query + i * padded, query + (first + i) * padded, query_norms, scale);
     }
     for (int64_t j = 0; j < p.tokens; ++j) {
-      write(chunk, 1, head, j, grad_key + j * padded, key + j * padded, key_norms, scale);
-      write(chunk, 2, head, j, grad_value + j * padded, nullptr, nullptr, A(1));
+      write(chunk, 1, head, j, grad_key + j * padded, p.logit_scale ? &key : nullptr, scale);
+      write(chunk, 2, head, j, grad_value + j * padded, nullptr, A(1));
     }
   }
 
@@ -141,22 +141,25 @@ struct Backward {
     return total;
   }
 
-  // One token's gradient of one part, from that of the (normalised) row the product used. In cosine attention
-  // x = u * |x|, so dx = (du - u (u . du)) / |x|; where the norm was clamped it is a constant and dx = du / eps.
-  void write(int64_t chunk, int64_t part, int64_t head, int64_t t, A* row, const A* unit, const A* norms, A factor) {
-    if (p.logit_scale && unit) {
-      if (norms[t] > 0) {
-        const A along = dot(unit, row);
-        for (int64_t c = 0; c < p.head_dim; ++c) row[c] -= unit[c] * along;
+  // One token's gradient of one part, from that of the row the product used. In cosine attention that row was a unit
+  // vector u = x / |x|, so dx = (du - u (u . du)) / |x|; where the norm was clamped it is a constant, and dx = du /
+  // eps.
+  void write(int64_t chunk, int64_t part, int64_t head, int64_t t, A* row, const Packed<A>* unit, A factor) {
+    if (unit) {
+      const A* u = unit->row[t];
+      const A inverse_norm = unit->inverse_norm[t];
+      if (inverse_norm > 0) {
+        const A along = dot(u, row);
+        for (int64_t c = 0; c < p.head_dim; ++c) row[c] -= u[c] * along;
       }
-      factor *= norms[t] > 0 ? norms[t] : -norms[t];
+      factor *= inverse_norm > 0 ? inverse_norm : -inverse_norm;
     }
     const int64_t at = window.now.position[t];
     if (at >= 0) {
       if (!p.grad_qkv) return;
       T* dst = static_cast<T*>(p.grad_qkv) + ((window.now.image * window.map_size + at) * 3 + part) * window.channels +
                head * p.head_dim;
-      narrow_row(dst, row, p.head_dim, factor);
+      write_row(dst, row, p.head_dim, factor, stream);
     } else if (p.grad_pad) {
       double* sum = pad_sum(chunk, part, head);
       for (int64_t c = 0; c < p.head_dim; ++c) sum[c] += double(row[c] * factor);

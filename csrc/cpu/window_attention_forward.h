@@ -27,17 +27,13 @@ SF_INLINE void prefetch_outputs(const Window<T, A>& window, const WindowAttentio
 // Rows of the block to their places on the map, each divided by its softmax's sum; padding is dropped.
 template <class T, class A>
 SF_INLINE void write_outputs(const Window<T, A>& window, const WindowAttentionParams& p, int64_t head, int64_t first,
-                             int64_t n, const A* out, int64_t padded, const A* max, const A* sum) {
+                             int64_t n, const A* out, int64_t padded, const A* max, const A* sum, bool stream) {
   A inverse[kBlock];
   for (int64_t i = 0; i < kBlock; ++i) inverse[i] = 1 / sum[i];
   for (int64_t i = 0; i < n; ++i) {
     if (window.now.position[first + i] < 0) continue;
-    T* row = out_row(window, p, head, first + i);
     const A factor = sum[i] == 0 ? A(0) : inverse[i];
-    if (p.head_dim == 32)
-      narrow_row(row, out + i * 32, 32, factor);
-    else
-      narrow_row(row, out + i * padded, p.head_dim, factor);
+    write_row(out_row(window, p, head, first + i), out + i * padded, p.head_dim, factor, stream);
   }
   if (!p.lse) return;
   A* lse = static_cast<A*>(p.lse) + (window.now.image * p.heads + head) * window.map_size;
@@ -55,32 +51,35 @@ struct Forward {
   const WindowAttentionParams& p;
   Window<T, A> window;
   int64_t padded;
-  A *query, *key, *value, *query_columns, *scores, *bias, *out, *norms;
+  bool stream;
+  Packed<A> query, key, value;
+  A *query_columns, *scores, *bias, *out;
 
-  Forward(const WindowAttentionParams& params, Arena& arena) : p(params), window(params, arena) {
-    padded = padded_head_dim(p.head_dim);
-    query = arena.take<A>(p.tokens * padded);
-    key = arena.take<A>(p.tokens * padded);
-    value = arena.take<A>(p.tokens * padded);
+  Forward(const WindowAttentionParams& params, Arena& arena)
+      : p(params),
+        window(params, arena),
+        padded(padded_head_dim(p.head_dim)),
+        stream(can_stream<T, A>(p, p.out, 1)),
+        query(arena, p.tokens, padded, window.in_place(), p.logit_scale),
+        key(arena, p.tokens, padded, window.in_place(), p.logit_scale),
+        value(arena, p.tokens, padded, window.in_place(), false) {
     query_columns = arena.take<A>(padded * kBlock);
     scores = arena.take<A>(p.tokens * kBlock);
     bias = arena.take<A>(p.bias && !p.bias_dense ? p.tokens * kBlock : 0);
     out = arena.take<A>(kBlock * padded);
-    norms = arena.take<A>(p.logit_scale ? p.tokens : 0);
   }
 
   void run(int64_t item) {
     const int64_t head = item % p.heads;
     window.move_to(item / p.heads);
-    window.pack(query, 0, head, padded, norms_or_null());
-    window.pack(key, 1, head, padded, norms_or_null());
-    window.pack(value, 2, head, padded, nullptr);
+    const Rows<A> q = window.unit_part(query, 0, head), k = window.unit_part(key, 1, head);
+    const Rows<A> v = window.part(value, 2, head);
     RowPrefetch<T, A> prefetch(window, (item + 1) / p.heads, (item + 1) % p.heads, kPrefetchSteps);
     for (int64_t block = 0; block < window.blocks.count; ++block) {
       const int64_t first = block * window.blocks.size, n = window.blocks.length(block, p.tokens);
-      prefetch_outputs(window, p, head, first, n);
-      transpose(query_columns, query + first * padded, padded, n, p.head_dim, window.score_scale(head) * A(kLog2E));
-      key_query_product(scores, key, padded, query_columns, p.tokens, p.head_dim, n, window.bias_of(head, block, bias),
+      if (!stream) prefetch_outputs(window, p, head, first, n);
+      transpose<A>(query_columns, q.from(first, 0), n, p.head_dim, window.score_scale(head) * A(kLog2E));
+      key_query_product(scores, k, query_columns, p.tokens, p.head_dim, n, window.bias_of(head, block, bias),
                         window.mask_of(block), prefetch);
       A max[kBlock], sum[kBlock] = {};
       for_column_groups<A>(n, [&](int64_t at, auto group) {
@@ -90,12 +89,10 @@ struct Forward {
         for (int v = 0; v < NV; ++v) store(max + at + v * W, column_max[v]), store(sum + at + v * W, column_sum[v]);
       });
       if (p.dropout_p > 0) apply_dropout(scores, p.tokens, first, uint64_t(item), p.dropout_seed, p.dropout_p);
-      weighted_rows<A>(out, n, padded, {scores, 1, kBlock}, value, p.tokens, p.head_dim, false, prefetch);
-      write_outputs(window, p, head, first, n, out, padded, max, sum);
+      weighted_rows<A>(out, padded, n, {scores, 1, kBlock}, v, p.tokens, p.head_dim, false, prefetch);
+      write_outputs(window, p, head, first, n, out, padded, max, sum, stream);
     }
   }
-
-  A* norms_or_null() const { return p.logit_scale ? norms : nullptr; }
 };
 
 }  // namespace SWIN_FAST_ISA

@@ -26,8 +26,9 @@ SF_INLINE Vec<Pair, W> pair_up(Vec<float, W> low, Vec<float, W> high) {
 struct ForwardDot {
   const WindowAttentionParams& p;
   Window<BFloat16, float> window;
-  int64_t padded, row_pairs, key_pairs;
-  Pair *query, *key, *value, *query_columns, *weights;
+  int64_t padded, key_pairs;
+  bool stream;
+  Pair *value, *query_columns, *weights;
   float *scores, *bias, *out;
 
   static bool fits(const WindowAttentionParams& p) { return !p.logit_scale && p.dropout_p == 0 && p.scale > 1e-3; }
@@ -37,63 +38,58 @@ struct ForwardDot {
 
   ForwardDot(const WindowAttentionParams& params, Arena& arena) : p(params), window(params, arena) {
     padded = padded_head_dim(p.head_dim);
-    row_pairs = ceil_div(p.head_dim / 2, 16) * 16;
     key_pairs = ceil_div(p.tokens, 2);
-    query = arena.take<Pair>(p.tokens * row_pairs);
-    key = arena.take<Pair>(p.tokens * row_pairs);
+    stream = can_stream<BFloat16, float>(p, p.out, 1);
     value = arena.take<Pair>(key_pairs * padded);
-    query_columns = arena.take<Pair>(row_pairs * kBlock);
+    query_columns = arena.take<Pair>(p.head_dim / 2 * kBlock);
     weights = arena.take<Pair>(key_pairs * kBlock);
     scores = arena.take<float>(p.tokens * kBlock);
     bias = arena.take<float>(p.bias && !p.bias_dense ? p.tokens * kBlock : 0);
     out = arena.take<float>(kBlock * padded);
-    if (arena.base) memset(query, 0, sizeof(Pair) * p.tokens * row_pairs);  // what copies leave of a row stays zero
   }
 
   void run(int64_t item) {
     const int64_t head = item % p.heads;
     window.move_to(item / p.heads);
-    copy_rows(query, 0, head);
-    copy_rows(key, 1, head);
+    const Rows<Pair> q = pairs_of(0, head), k = pairs_of(1, head);
     pair_values(head);
     RowPrefetch<BFloat16, float> prefetch(window, (item + 1) / p.heads, (item + 1) % p.heads, kPrefetchSteps);
     for (int64_t block = 0; block < window.blocks.count; ++block) {
       const int64_t first = block * window.blocks.size, n = window.blocks.length(block, p.tokens);
-      prefetch_outputs(window, p, head, first, n);
-      transpose<Pair>(query_columns, query + first * row_pairs, row_pairs, n, p.head_dim / 2, 1);
+      if (!stream) prefetch_outputs(window, p, head, first, n);
+      transpose<float, Pair>(query_columns, q.from(first, 0), n, p.head_dim / 2, 1);
       const float *start = window.bias_of(head, block, bias), *also = window.mask_of(block);
       if (!start) start = also, also = nullptr;
       float max[kBlock], sum[kBlock] = {};
-      for_column_groups<float>(n, [&](int64_t at, auto group) {
+      int64_t across = n;
+      if (n % 16 == 1 && p.head_dim % 32 == 0) {
+        Pair column[128];  // the largest head_dim is 256
+        --across;
+        for (int64_t c = 0; c < p.head_dim / 2; ++c) column[c] = query_columns[c * kBlock + across];
+        single_column<BFloat16Dot<16>>(p.tokens, p.head_dim / 2, k, column, scores + across,
+                                       start ? start + across : nullptr, also ? also + across : nullptr);
+      }
+      for_column_groups<float>(across, [&](int64_t at, auto group) {
         constexpr int W = decltype(group)::W, NV = decltype(group)::NV;
-        multiply<BFloat16Dot<W>, NV>(
-            p.tokens, p.head_dim / 2, {key, ptrdiff_t(row_pairs), 1}, query_columns + at, kBlock,
-            {scores + at, kBlock, {start ? start + at : nullptr, also ? also + at : nullptr}}, prefetch);
+        const Target<float> t = {scores + at, kBlock, {start ? start + at : nullptr, also ? also + at : nullptr}};
+        multiply<BFloat16Dot<W>, NV>(p.tokens, p.head_dim / 2, k, Strided<Pair>{query_columns + at, kBlock, 1}, t,
+                                     prefetch);
       });
       for_column_groups<float>(
           n, [&](int64_t at, auto group) { softmax<decltype(group)::W, decltype(group)::NV>(at, max, sum); });
       for_column_groups<float>(p.head_dim, [&](int64_t at, auto group) {
+        const Target<float> t = {out + at, padded, {nullptr, nullptr}};
         multiply<BFloat16Dot<decltype(group)::W>, decltype(group)::NV>(
-            n, key_pairs, {weights, 1, kBlock}, value + at, padded, {out + at, padded, {nullptr, nullptr}}, prefetch);
+            n, key_pairs, Strided<Pair>{weights, 1, kBlock}, Strided<Pair>{value + at, padded, 1}, t, prefetch);
       });
-      write_outputs(window, p, head, first, n, out, padded, max, sum);
+      write_outputs(window, p, head, first, n, out, padded, max, sum, stream);
     }
   }
 
-  void copy_rows(Pair* dst, int64_t part, int64_t head) const {
-    if (p.head_dim == 32) {
-      for (int64_t t = 0; t < p.tokens; ++t)
-        store(dst + t * 16, load<Vec<Pair, 16>>(reinterpret_cast<const Pair*>(window.row(t, part, head))));
-      return;
-    }
-    for (int64_t t = 0; t < p.tokens; ++t) {
-      const BFloat16* row = window.row(t, part, head);
-      Pair* to = dst + t * row_pairs;
-      int64_t c = 0;
-      for (; c + 16 <= p.head_dim / 2; c += 16)
-        store(to + c, load<Vec<Pair, 16>>(reinterpret_cast<const Pair*>(row) + c));
-      if (c < p.head_dim / 2) memcpy(to + c, row + 2 * c, size_t(p.head_dim - 2 * c) * sizeof(BFloat16));
-    }
+  // q or k of a head where it lies on the map: channels are even in number, so its pairs do not straddle heads.
+  Rows<Pair> pairs_of(int64_t part, int64_t head) const {
+    return {reinterpret_cast<const Pair* const*>(window.now.row),
+            ptrdiff_t(part * window.channels + head * p.head_dim) / 2};
   }
 
   // Value rows 2 j and 2 j + 1 as pairs; a missing last row is zero.

@@ -20,6 +20,9 @@ void run_items(const WindowAttentionParams& p, int64_t begin, int64_t end, void*
   Arena arena{static_cast<char*>(scratch)};
   Kernel kernel(p, arena);
   for (int64_t item = begin; item < end; ++item) kernel.run(item);
+#if defined(__AVX512F__)
+  _mm_sfence();  // streamed stores become visible before whoever waits for this thread goes on
+#endif
 }
 
 // Storage type -> (storage type, type of the arithmetic)

@@ -56,15 +56,33 @@ struct BiasRows {
   }
 };
 
-// dst (keys, kBlock) of one head and one block of queries; lanes past the block are zero.
+// dst (keys, kBlock) of one head and one block of queries; lanes past the block are zero as far as they are read.
 template <class A>
 void expand_bias(A* dst, const A* table, const BiasRows& rows, const int32_t* codes, int64_t first, int64_t n) {
+  const int64_t reach = covered_lanes<A>(n);
   for (int64_t j = 0; j < rows.tokens; ++j) {
     A* row = dst + j * kBlock;
     rows.for_queries(j, first, n, codes, [&](int64_t i, int64_t r) { row[i] = table[r]; });
-    for (int64_t i = n; i < kBlock; ++i) row[i] = 0;
+    for (int64_t i = n; i < reach; ++i) row[i] = 0;
   }
 }
+
+// Rows of the map in the type of the arithmetic, padded with zeros; empty where the map's own rows serve.
+template <class A>
+struct Packed {
+  A* data = nullptr;
+  const A** row = nullptr;
+  A* inverse_norm = nullptr;  // cosine attention
+
+  Packed(Arena& arena, int64_t tokens, int64_t padded, bool in_place, bool cosine) {
+    if (in_place) return;
+    data = arena.take<A>(tokens * padded);
+    row = arena.take<const A*>(tokens);
+    inverse_norm = arena.take<A>(cosine ? tokens : 0);
+    if (arena.base)
+      for (int64_t t = 0; t < tokens; ++t) row[t] = data + t * padded;
+  }
+};
 
 // One window at a time: where its tokens lie and what is added to its scores beside the bias.
 template <class T, class A>
@@ -153,7 +171,7 @@ struct Window {
         for (int64_t i = 0; i < n; ++i) row[i] = now.region[first + i] != now.region[j] ? seam + key : key;
         if (given)
           for (int64_t i = 0; i < n; ++i) row[i] += given[(first + i) * p.tokens + j] * unit;
-        for (int64_t i = n; i < kBlock; ++i) row[i] = 0;
+        for (int64_t i = n; i < covered_lanes<A>(n); ++i) row[i] = 0;
       }
     }
     mask = mask_store;
@@ -164,23 +182,38 @@ struct Window {
   // Token t's q (part 0), k (1) or v (2) of a head.
   const T* row(int64_t t, int64_t part, int64_t head) const { return now.row[t] + part * channels + head * head_dim; }
 
-  void pack_rows(A* dst, const T* const* rows, int64_t skip, int64_t padded) const {
+  // Rows of the map can be multiplied where they lie if they hold the type of the arithmetic and whole vectors.
+  bool in_place() const { return sizeof(T) == sizeof(A) && !p.logit_scale && covered_lanes<A>(head_dim) == head_dim; }
+
+  Rows<A> rows_of(Packed<A>& packed, const T* const* rows, int64_t skip) const {
+    if constexpr (sizeof(T) == sizeof(A)) {
+      if (in_place()) return {rows, ptrdiff_t(skip)};
+    }
+    const int64_t padded = padded_head_dim(head_dim);
     if (head_dim == 32)  // the field's usual one, unrolled
-      for (int64_t t = 0; t < p.tokens; ++t) widen_row(dst + t * 32, rows[t] + skip, 32, 32);
+      for (int64_t t = 0; t < p.tokens; ++t) widen_row(packed.data + t * 32, rows[t] + skip, 32, 32);
     else
-      for (int64_t t = 0; t < p.tokens; ++t) widen_row(dst + t * padded, rows[t] + skip, head_dim, padded);
+      for (int64_t t = 0; t < p.tokens; ++t) widen_row(packed.data + t * padded, rows[t] + skip, head_dim, padded);
+    return {packed.row, 0};
   }
 
-  // (tokens, padded) rows of one part in A, L2-normalised where `inverse_norm` is given (and then filled).
-  void pack(A* dst, int64_t part, int64_t head, int64_t padded, A* inverse_norm) const {
-    pack_rows(dst, now.row, part * channels + head * head_dim, padded);
-    if (!inverse_norm) return;
+  // One part of a head, q (0), k (1) or v (2), as rows of A.
+  Rows<A> part(Packed<A>& packed, int64_t part, int64_t head) const {
+    return rows_of(packed, now.row, part * channels + head * head_dim);
+  }
+
+  // In cosine attention, the same divided by the L2 norm; 1 / norm is kept.
+  Rows<A> unit_part(Packed<A>& packed, int64_t part_number, int64_t head) const {
+    const Rows<A> rows = part(packed, part_number, head);
+    if (!p.logit_scale) return rows;
+    const int64_t padded = padded_head_dim(head_dim);
     for (int64_t t = 0; t < p.tokens; ++t) {
-      A* x = dst + t * padded;
+      A* x = packed.data + t * padded;
       const A norm = A(__builtin_sqrt(dot_rows(x, x, padded))), inverse = 1 / (norm > A(1e-12) ? norm : A(1e-12));
-      inverse_norm[t] = norm > A(1e-12) ? inverse : -inverse;  // negative: the clamp holds, so the norm is a constant
+      packed.inverse_norm[t] = norm > A(1e-12) ? inverse : -inverse;  // negative: clamped, so the norm is a constant
       for (int64_t i = 0; i < padded; ++i) x[i] *= inverse;
     }
+    return rows;
   }
 
   A score_scale(int64_t head) const { return p.logit_scale ? static_cast<const A*>(p.logit_scale)[head] : A(p.scale); }
@@ -224,27 +257,33 @@ struct RowPrefetch {
   }
 };
 
-// scores (keys, kBlock) = rows (keys, padded) * columns (depth, kBlock) [+ bias] [+ mask], for n columns.
+// scores (keys, kBlock) = rows (keys, depth) * columns (depth, kBlock) [+ bias] [+ mask], for n columns.
 template <class A, class Prefetch>
-SF_INLINE void key_query_product(A* scores, const A* rows, int64_t padded, const A* columns, int64_t keys,
-                                 int64_t depth, int64_t n, const A* bias, const A* mask, Prefetch& prefetch) {
+SF_INLINE void key_query_product(A* scores, Rows<A> rows, const A* columns, int64_t keys, int64_t depth, int64_t n,
+                                 const A* bias, const A* mask, Prefetch& prefetch) {
   if (!bias) bias = mask, mask = nullptr;
+  if (n % kLanes<A> == 1 && kLanes<A> >= 8 && depth % kLanes<A> == 0) {
+    A column[256];  // the largest head_dim
+    --n;
+    for (int64_t k = 0; k < depth; ++k) column[k] = columns[k * kBlock + n];
+    single_column<FusedMultiplyAdd<A, kLanes<A>>>(keys, depth, rows, column, scores + n, bias ? bias + n : nullptr,
+                                                  mask ? mask + n : nullptr);
+  }
   for_column_groups<A>(n, [&](int64_t at, auto group) {
     using M = FusedMultiplyAdd<A, decltype(group)::W>;
-    multiply<M, decltype(group)::NV>(keys, depth, {rows, ptrdiff_t(padded), 1}, columns + at, kBlock,
-                                     {scores + at, kBlock, {bias ? bias + at : nullptr, mask ? mask + at : nullptr}},
-                                     prefetch);
+    const Target<A> t = {scores + at, kBlock, {bias ? bias + at : nullptr, mask ? mask + at : nullptr}};
+    multiply<M, decltype(group)::NV>(keys, depth, rows, Strided<A>{columns + at, kBlock, 1}, t, prefetch);
   });
 }
 
-// c (rows, padded) = [c +] weights * b, where element (row, k) of the weights is at [row * row_stride + k * k_stride].
+// c (rows, padded) = [c +] weights (rows, depth) * b (depth, head_dim).
 template <class A, class Prefetch>
-SF_INLINE void weighted_rows(A* c, int64_t rows, int64_t padded, Strided<A> weights, const A* b, int64_t depth,
+SF_INLINE void weighted_rows(A* c, int64_t padded, int64_t rows, Strided<A> weights, Rows<A> b, int64_t depth,
                              int64_t head_dim, bool accumulate, Prefetch& prefetch) {
   for_column_groups<A>(head_dim, [&](int64_t at, auto group) {
     using M = FusedMultiplyAdd<A, decltype(group)::W>;
-    multiply<M, decltype(group)::NV>(rows, depth, weights, b + at, padded,
-                                     {c + at, padded, {accumulate ? c + at : nullptr, nullptr}}, prefetch);
+    const Target<A> t = {c + at, padded, {accumulate ? c + at : nullptr, nullptr}};
+    multiply<M, decltype(group)::NV>(rows, depth, weights, b.from(0, at), t, prefetch);
   });
 }
 
@@ -274,6 +313,44 @@ SF_INLINE void softmax_columns(A* scores, int64_t keys, Vec<A, W>* max, Vec<A, W
     for (int v = 0; v < NV; ++v) total[v] += part[v];
   }
   for (int v = 0; v < NV; ++v) max[v] = top[v], sum[v] = total[v];
+}
+
+// Results larger than this are written past the caches: they would push out what is still to be read, and reading a
+// line only to overwrite it costs as much as writing it. The next layer finds a smaller one where it was left.
+constexpr int64_t kStreamBytes = 4 << 20;
+
+template <class T, class A>
+bool can_stream(const WindowAttentionParams& p, const void* dst, int64_t parts) {
+#if defined(__AVX512F__)
+  const int64_t row = parts * p.heads * p.head_dim * int64_t(sizeof(T));
+  const int64_t map = p.geometry.grid[0] * p.geometry.grid[1] * p.geometry.grid[2];
+  return sizeof(A) == 4 && sizeof(T) * p.head_dim % 64 == 0 && row % 64 == 0 && uintptr_t(dst) % 64 == 0 &&
+         p.batch * map * row >= kStreamBytes;
+#else
+  (void)p, (void)dst, (void)parts;
+  return false;
+#endif
+}
+
+template <class T, class A>
+SF_INLINE void write_row(T* dst, const A* src, int64_t n, A factor, bool stream) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(A) == 4) {
+    if (stream) {
+      alignas(64) T line[64 / sizeof(T)];
+      for (int64_t i = 0; i < n; i += 64 / sizeof(T)) {
+        narrow_row(line, src + i, 64 / sizeof(T), factor);
+        _mm512_stream_si512(reinterpret_cast<__m512i*>(dst + i), _mm512_load_si512(line));
+      }
+      return;
+    }
+  }
+#endif
+  (void)stream;
+  if (n == 32)  // the field's usual one, unrolled
+    narrow_row(dst, src, 32, factor);
+  else
+    narrow_row(dst, src, n, factor);
 }
 
 template <class A>

@@ -1,23 +1,31 @@
 """How samples are taken and kept, on a clock that only the timed calls move."""
 
+import hashlib
+import os
+import sys
+import threading
+import time
+from types import SimpleNamespace
+
 import pytest
+
 from benchmarks import measure
 from benchmarks.measure import LEAST, Samples, in_turn, keep
 
 
 class Machine:
-    """A clock and a count of preemptions that `call(seconds, preempted)` moves."""
+    """A clock, and the time spent waiting for a core, that `call(name, seconds, waited)` moves."""
 
     def __init__(self, monkeypatch):
-        self.now, self.ru_nivcsw, self.order = 0.0, 0, []
+        self.now, self.waited, self.order = 0.0, 0.0, []
         monkeypatch.setattr(measure.time, "perf_counter", lambda: self.now)
-        monkeypatch.setattr(measure.resource, "getrusage", lambda who: self)
+        monkeypatch.setattr(measure, "waiting", lambda: self.waited)
 
-    def call(self, name, seconds, preempted=lambda index: 0):
+    def call(self, name, seconds, waited=lambda index: 0.0):
         def run():
             self.order.append(name)
             self.now += seconds
-            self.ru_nivcsw += preempted(self.order.count(name))
+            self.waited += waited(self.order.count(name))
 
         return run
 
@@ -45,21 +53,51 @@ def test_candidates_take_turns_and_a_sample_is_long_enough(machine):
 
 
 def test_more_rounds_where_samples_are_lost(machine):
-    lost = machine.call("lost", 0.01, preempted=lambda index: index % 2)  # every other call, the first round's too
+    lost = machine.call("lost", 0.01, waited=lambda index: 0.002 * (index % 2))  # every other call
     found = in_turn({"lost": lost}, rounds=8, sample_s=0.005)["lost"]
-    assert len(found.seconds) == LEAST
-    assert found.dropped == 8
+    assert (len(found.seconds), found.dropped, found.waited) == (LEAST, 8, 0.0)
+
+
+def test_rounds_end_on_a_machine_that_is_always_busy(machine):
+    found = in_turn({"busy": machine.call("busy", 0.01, waited=lambda index: 0.005)}, rounds=9, sample_s=0.005)["busy"]
+    assert (len(found.seconds), found.dropped) == (27, 0)
+    assert found.waited == pytest.approx(0.5)
 
 
 def test_a_busy_machine_gives_its_least_disturbed_samples():
-    blocks = [(lost, 1.0 + lost) for lost in (5, 1, 2, 9, 3, 1, 4, 2, 7, 6, 8)]
-    found = keep(blocks)
-    assert found.seconds == (2.0, 2.0, 3.0, 3.0, 4.0, 5.0, 6.0, 7.0)
-    assert found.dropped == 3
+    blocks = [(lost / 10, 1.0 + lost) for lost in (5, 1, 2, 9, 3, 1, 4, 2, 7, 6, 8)]
+    assert keep(blocks) == Samples((2.0, 2.0, 3.0, 3.0, 4.0, 5.0, 6.0, 7.0), dropped=3, waited=0.6)
 
 
 def test_only_undisturbed_samples_where_there_are_enough():
-    assert keep([(0, 2.0)] * LEAST + [(1, 1.0)] * 20) == Samples((2.0,) * LEAST, 20)
+    assert keep([(0.01, 2.0)] * LEAST + [(0.02, 1.0)] * 20) == Samples((2.0,) * LEAST, dropped=20, waited=0.01)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts the time")
+def test_waiting_for_a_core_is_seen():
+    """Two busy threads pinned to one core: while one runs, the other waits."""
+    core, done = min(os.sched_getaffinity(0)), threading.Barrier(3)
+
+    def work():
+        os.sched_setaffinity(0, {core})  # of this thread
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 300_000)  # without the interpreter's lock
+        done.wait()
+        done.wait()  # a thread that has ended no longer counts
+
+    before, threads = measure.waiting(), [threading.Thread(target=work) for _ in range(2)]
+    start = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    done.wait()
+    seconds, waited = time.perf_counter() - start, measure.waiting() - before
+    done.wait()
+    assert waited > seconds / 2
+
+
+def test_elsewhere_a_core_taken_away_spoils_a_block(monkeypatch):
+    monkeypatch.setattr(measure.sys, "platform", "darwin")
+    monkeypatch.setattr(measure.resource, "getrusage", lambda who: SimpleNamespace(ru_nivcsw=3))
+    assert measure.waiting() == 3
 
 
 def test_too_few_rounds_are_refused():

@@ -5,8 +5,8 @@ from functools import partial
 
 import pytest
 import torch
-from benchmarks import peers
 
+from benchmarks import peers
 from swin_fast import native, testing
 
 SHIFTED = testing.Case("14x21", (14, 21), (7, 7), (3, 3), num_heads=3, head_dim=8, pad="masked")
@@ -17,6 +17,7 @@ PLAIN = replace(SHIFTED, name="7x7", grid=(7, 7), shift_size=(0, 0))
 def trace_only(monkeypatch):
     """Without the compiler of generated code, which takes a minute and is not ours."""
     monkeypatch.setattr(peers, "_compile", partial(torch.compile, fullgraph=True, backend="eager"))
+    torch.compiler.reset()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

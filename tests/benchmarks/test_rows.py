@@ -1,11 +1,11 @@
 from dataclasses import fields, replace
 
 import torch
+
+import swin_fast
 from benchmarks import rows
 from benchmarks.ceilings import Ceilings
 from benchmarks.measure import Samples
-
-import swin_fast
 
 
 def make(candidate="swin_fast", seconds=(1e-3, 2e-3, 3e-3), allocator="default"):

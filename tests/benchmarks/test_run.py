@@ -2,13 +2,14 @@
 
 import argparse
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+
 from benchmarks import attention, memory, peers, rows, run
 from benchmarks.ceilings import Ceilings
-
 from swin_fast import testing
 
 from .test_rows import make
@@ -64,6 +65,13 @@ def test_a_peer_has_its_better_allocator_and_ours_the_usual_one():
         "2.000", "1.000", "eager (retain)", "7.000", "3.50", "3.50", "sdpa compiled (default)", "6.000", "3.00", "3.00",
         "0.500", "4.00",
     ]  # fmt: skip
+
+
+def test_a_busy_machine_is_named_where_its_rows_are_shown():
+    measured = [make(), make("eager"), replace(make("eager", (9e-3,), "retain"), waited=0.4)]
+    assert "busy" not in run.summary(measured)
+    measured[1] = replace(measured[1], waited=0.02)
+    assert run.summary(measured).endswith("4.00 (busy: up to 2% lost)")
 
 
 def test_attention_writes_a_row_per_candidate(monkeypatch, tmp_path):
