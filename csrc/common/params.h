@@ -55,6 +55,7 @@ struct WindowAttentionKernels {
   double (*forward_score_unit)(const WindowAttentionParams&, DType);  // the backward's is always log2(e)
   size_t (*forward_scratch)(const WindowAttentionParams&, DType);     // bytes
   size_t (*backward_scratch)(const WindowAttentionParams&, DType);
+  size_t (*bias_bytes)(const WindowAttentionParams&, DType);                                           // of bias_dense
   void (*prepare_bias)(const WindowAttentionParams&, DType, int64_t begin, int64_t end, void* dense);  // items: heads
   void (*forward)(const WindowAttentionParams&, DType, int64_t begin, int64_t end, void* scratch);   // windows x heads
   void (*backward)(const WindowAttentionParams&, DType, int64_t begin, int64_t end, void* scratch);  // chunks x groups

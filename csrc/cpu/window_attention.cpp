@@ -16,7 +16,7 @@ namespace {
 
 using Ints = std::vector<int64_t>;
 constexpr double kLog2E = 1.4426950408889634;
-constexpr int64_t kDenseBiasBytes = 8 << 20;  // expanded once per call up to this, per window above
+constexpr size_t kDenseBiasBytes = 8 << 20;  // expanded once per call up to this, per window above
 
 ScalarType acc_type(const Tensor& qkv) {
   return qkv.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
@@ -37,22 +37,26 @@ DType kernel_dtype(const Tensor& qkv) {
   }
 }
 
-// One thread's scratch, kept between calls: a fresh block of this size would be page-faulted in every time.
-void* thread_scratch(size_t bytes) {
-  struct Buffer {
-    void* data = nullptr;
-    size_t size = 0;
-    ~Buffer() { std::free(data); }
-  };
-  static thread_local Buffer buffer;
-  if (buffer.size < bytes) {
-    std::free(buffer.data);
-    buffer.size = (bytes + 4095) / 4096 * 4096;
-    buffer.data = std::aligned_alloc(4096, buffer.size);
-    if (!buffer.data) buffer.size = 0;
-    STD_TORCH_CHECK(buffer.data, "out of memory for ", bytes, " bytes of scratch");
+// Memory of one thread, kept between calls: fresh blocks of these sizes would be page-faulted in every time.
+struct Buffer {
+  void* data = nullptr;
+  size_t size = 0;
+  ~Buffer() { std::free(data); }
+  void* at_least(size_t bytes) {
+    if (size < bytes) {
+      std::free(data);
+      size = (bytes + 4095) / 4096 * 4096;
+      data = std::aligned_alloc(4096, size);
+      if (!data) size = 0;
+      STD_TORCH_CHECK(data, "out of memory for ", bytes, " bytes of scratch");
+    }
+    return data;
   }
-  return buffer.data;
+};
+
+void* thread_scratch(size_t bytes) {
+  static thread_local Buffer buffer;
+  return buffer.at_least(bytes);
 }
 
 // The op's arguments as the kernels see them, and the temporaries that must live as long.
@@ -182,13 +186,13 @@ struct Call {
     return int64_t(1e6 / (per_item + 1)) + 1;
   }
 
-  void prepare_bias(const Tensor& like) {
-    const int64_t blocks = ceil_div(p.tokens, kBlock) + 1;  // at most: blocks are rounded to whole vectors
-    const int64_t count = p.heads * blocks * p.tokens * kBlock;
-    if (!p.bias || p.batch * p.windows < 2 || count * (acc == ScalarType::Double ? 8 : 4) > kDenseBiasBytes) return;
-    const Tensor dense = keep_alive(torch::stable::new_empty(like, Ints{count}, acc));
-    void* data = dense.mutable_data_ptr();
-    torch::stable::parallel_for(0, p.heads, 4,
+  // The caller's buffer is read by every thread until parallel_for returns.
+  void prepare_bias() {
+    static thread_local Buffer buffer;
+    const size_t bytes = p.bias ? kernels.bias_bytes(p, dtype) : 0;
+    if (!p.bias || p.batch * p.windows < 2 || bytes > kDenseBiasBytes) return;
+    void* data = buffer.at_least(bytes);
+    torch::stable::parallel_for(0, p.heads, 8,
                                 [&](int64_t begin, int64_t end) { kernels.prepare_bias(p, dtype, begin, end, data); });
     p.bias_dense = data;
   }
@@ -212,7 +216,7 @@ std::tuple<Tensor, Tensor> window_attention(const Tensor& qkv, const OptionalTen
   Tensor lse = torch::stable::new_empty(qkv, lse_size, call.acc);
   WindowAttentionParams& p = call.p;
   if (call.items() == 0) return {out, lse};
-  call.prepare_bias(qkv);
+  call.prepare_bias();
   p.out = out.mutable_data_ptr();
   p.lse = save_lse ? lse.mutable_data_ptr() : nullptr;
   const size_t scratch = call.kernels.forward_scratch(p, call.dtype);
@@ -279,7 +283,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> window_attention_backward(
   p.grad_pad = pad.start(qkv, p.chunks, pad_qkv && (needs & 4), {qkv.size(-1)});
   p.grad_scale = scales.start(qkv, p.chunks, logit_scale && (needs & 8), {p.heads});
   if (total > 0) {
-    call.prepare_bias(qkv);
+    call.prepare_bias();
     const size_t scratch = call.kernels.backward_scratch(p, call.dtype);
     const int64_t items = p.chunks * p.head_groups;
     torch::stable::parallel_for(0, items, call.grain(items, 5), [&](int64_t begin, int64_t end) {

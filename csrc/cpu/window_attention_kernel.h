@@ -71,6 +71,11 @@ inline void backward(const WindowAttentionParams& p, DType dtype, int64_t begin,
   SWIN_FAST_BY_DTYPE(dtype, CALL)
 #undef CALL
 }
+inline size_t bias_bytes(const WindowAttentionParams& p, DType dtype) {
+#define CALL(T, A) sizeof(A) * size_t(p.heads* Blocks<A>(p.tokens).count* p.tokens* kBlock)
+  SWIN_FAST_BY_DTYPE(dtype, CALL)
+#undef CALL
+}
 inline void prepare_bias(const WindowAttentionParams& p, DType dtype, int64_t begin, int64_t end, void* dense) {
 #define CALL(T, A) prepare_bias_heads<A>(p, begin, end, static_cast<A*>(dense))
   SWIN_FAST_BY_DTYPE(dtype, CALL)
@@ -78,7 +83,7 @@ inline void prepare_bias(const WindowAttentionParams& p, DType dtype, int64_t be
 }
 
 inline WindowAttentionKernels kernels() {
-  return {forward_score_unit, forward_scratch, backward_scratch, prepare_bias, forward, backward};
+  return {forward_score_unit, forward_scratch, backward_scratch, bias_bytes, prepare_bias, forward, backward};
 }
 
 }  // namespace SWIN_FAST_ISA
