@@ -28,7 +28,7 @@ def test_build_info():
     info = native.build_info()
     assert info["version"] == swin_fast.__version__
     assert info["cpu"][0] == "portable"
-    assert set(info["cpu"]) | set(info["cpu_left_out"]) == {"portable", "avx2", "avx512", "avx512bf16"}
+    assert set(info["cpu"]) | set(info["cpu_left_out"]) == {"portable", "avx2", "avx512", "avx512_bf16"}
     assert not set(info["cpu"]) & set(info["cpu_left_out"])
     assert [int(part) for part in info["torch_headers"].split(".")] >= [2, 10]
     assert info["compiler"] and str(Path.home()) not in str(info)

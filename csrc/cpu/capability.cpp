@@ -10,7 +10,7 @@ namespace {
 
 const Capability* capabilities() {  // best first
   static const Capability all[] = {
-#if defined(SWIN_FAST_AVX512BF16)
+#if defined(SWIN_FAST_AVX512_BF16)
       {"avx512_bf16", true,
        (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")),
@@ -27,7 +27,9 @@ const Capability* capabilities() {  // best first
       {"avx512", false, false, {}},
 #endif
 #if defined(SWIN_FAST_AVX2)
-      {"avx2", true, (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")), avx2_kernels()},
+      {"avx2", true,
+       (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")),
+       avx2_kernels()},
 #else
       {"avx2", false, false, {}},
 #endif

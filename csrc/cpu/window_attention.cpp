@@ -270,10 +270,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> window_attention_backward(
   p.grad_out = grad_out.const_data_ptr();
   call.set_strides(p.grad_out_stride, grad_out);
   // The split depends on the shape alone, never on the number of threads: sums come out the same on any machine size.
+  // A chunk of a few windows pays for clearing and folding its dense bias gradient; about 64 items keep threads busy; a
+  // group's dense gradients stay in the second-level cache.
   const int64_t total = p.batch * p.windows, head_bytes = ceil_div(p.tokens, kBlock) * p.tokens * kBlock * 4;
-  const int64_t heads_in_group = std::max<int64_t>(1, std::min<int64_t>(p.heads, (256 << 10) / head_bytes));
-  p.head_groups = ceil_div(p.heads, heads_in_group);
-  p.chunks = std::max<int64_t>(1, std::min<int64_t>(total, ceil_div(64, p.head_groups)));
+  p.chunks = std::clamp<int64_t>(ceil_div(total, 4), 1, 64);
+  const int64_t heads_in_group = std::min(ceil_div(p.heads * p.chunks, 64), (256 << 10) / head_bytes);
+  p.head_groups = ceil_div(p.heads, std::max<int64_t>(1, heads_in_group));
 
   const bool want_qkv = needs & 1;
   Tensor grad_qkv = torch::stable::new_empty(qkv, want_qkv ? Ints(qkv.sizes().begin(), qkv.sizes().end()) : Ints{0});

@@ -30,7 +30,7 @@ _AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 _AVX512 = [*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mprefer-vector-width=512"]
 # file name ending -> flags. Lowest first, and the objects are linked in this order: an inline function that several of
 # them emit is taken from the first, which every CPU that gets that far can run.
-X86_SETS = {"avx2": _AVX2, "avx512": _AVX512, "avx512bf16": [*_AVX512, "-mavx512bf16"]}
+X86_SETS = {"avx2": _AVX2, "avx512": _AVX512, "avx512_bf16": [*_AVX512, "-mavx512bf16"]}
 
 
 class BuildNative(build_ext):
@@ -96,8 +96,7 @@ def refuse_cuda() -> None:
 
 def isa_of(source: Path) -> str | None:
     """The instruction set that a file is for, by the end of its name; None for a file every CPU runs."""
-    ending = source.stem.rpartition("_")[2]
-    return ending if ending in X86_SETS else None
+    return next((isa for isa in X86_SETS if source.stem == f"window_attention_{isa}"), None)
 
 
 def find_compiler() -> list[str]:

@@ -63,16 +63,21 @@ def why_not(device_type: str) -> dict[str, str]:
         forced = dispatch.forced_backend()
     except ValueError as error:
         raise UserError(error) from error
-    reasons = {"cpu": native.reason if device_type == "cpu" else f"it is for CPU tensors, not {device_type} ones"}
-    if not reasons["cpu"] and forced == "reference":
-        reasons["cpu"] = f"the backend is set to {forced!r}"
-    chosen = not reasons["cpu"]
-    reasons["reference"] = "a faster backend runs" if chosen else ""
-    return reasons
+    cpu = dispatch.why_not_cpu(device_type)
+    if forced == "reference":
+        return {"cpu": cpu or "the backend is set to 'reference'", "reference": ""}
+    if forced == "cpu":
+        return {"cpu": cpu, "reference": "the backend is set to 'cpu'"}
+    return {"cpu": cpu, "reference": "" if cpu else "a faster backend runs"}
 
 
 def chosen_backend(device_type: str) -> str:
-    return next(name for name, reason in why_not(device_type).items() if not reason)
+    """The backend that will run; a UserError where the one that was asked for by name cannot."""
+    reasons = why_not(device_type)
+    for name, reason in reasons.items():
+        if not reason:
+            return name
+    raise UserError(f"the backend 'cpu' was asked for, but {reasons['cpu']}")
 
 
 def cpu_path() -> str | None:

@@ -18,8 +18,8 @@ KNOBS = {
     "SWIN_FAST_CPU_CAPABILITY": "kernels of the cpu backend: avx512_bf16, avx512, avx2 or portable",
     "OMP_NUM_THREADS": "CPU threads of torch and of the cpu backend",
     "MAX_JOBS": "at build: compilers at once",
-    "SWIN_FAST_CUDA": "at build: 1 asks for the CUDA library, 0 leaves it out",
-    "TORCH_CUDA_ARCH_LIST": "at build: GPU architectures",
+    "SWIN_FAST_CUDA": "at build: 0 or unset, this version has no CUDA kernels and refuses 1",
+    "TORCH_CUDA_ARCH_LIST": "at build: GPU architectures, not read yet for want of CUDA kernels",
 }
 
 

@@ -48,7 +48,7 @@ def test_json_built(call, built, monkeypatch):
     assert found["cpu"]["capability"] == "avx2" and found["cpu"]["library"] == {"loaded": True, "reason": ""}
     assert found["build"]["cpu"] == ["portable", "avx2"]
     assert found["backends"]["cpu"] == {"cpu": "", "reference": "a faster backend runs"}
-    assert found["backends"]["cuda"]["reference"] == "" and "CPU tensors" in found["backends"]["cuda"]["cpu"]
+    assert found["backends"]["cuda"]["reference"] == "" and "no kernel for cuda" in found["backends"]["cuda"]["cpu"]
     assert found["environment"]["SWIN_FAST_CPU_CAPABILITY"] == "avx2" and found["environment"]["MAX_JOBS"] is None
     assert len(found["gpu"]) == torch.cuda.device_count()
 

@@ -163,3 +163,14 @@ def test_autocast():
     assert torch.equal(got["out"], out) and torch.equal(got["d_bias_table"], table.grad)
     rows = torch.cat([got[k] for k in ("dq", "dk", "dv")], -1).float().sum((0, 1, 2))
     assert distance(linear.bias.grad, rows + got["d_pad_qkv"]) < 0.02
+
+
+def test_reference_has_a_second_derivative():
+    qkv = torch.randn(1, 3, 4, 12, dtype=torch.float64, requires_grad=True)
+    table = torch.randn(9, 2, dtype=torch.float64, requires_grad=True)
+
+    def attend(qkv, table):
+        return window_attention(qkv, table, num_heads=2, window_size=2, shift_size=1)
+
+    with use_backend("reference"):
+        assert torch.autograd.gradgradcheck(attend, (qkv, table))
