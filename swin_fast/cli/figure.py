@@ -189,7 +189,13 @@ def _bars(figure, bars: list[Bars]) -> None:
         for spine in axes.spines.values():
             spine.set_visible(False)
         for y, value in zip((1, 0), bar.values, strict=True):
-            axes.text(value + max(bar.values) * 0.02, y, f"{value:.3g} {bar.unit}", va="center", fontsize=10)
+            axes.text(
+                value + max(bar.values) * 0.02,
+                y,
+                f"{value:.3g} {bar.unit}" if value < 1000 else f"{value:.0f} {bar.unit}",
+                va="center",
+                fontsize=10,
+            )
         figure.text(left / WIDTH, (bottom + step - 0.32) / HEIGHT, bar.title, fontsize=11, fontweight="bold")
         place = ((left + SIDE) / WIDTH, (bottom + step - 0.32) / HEIGHT)
         figure.text(*place, bar.ratio, ha="right", fontsize=12, color=FUSED, fontweight="bold")
