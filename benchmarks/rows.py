@@ -80,7 +80,11 @@ def commit() -> str:
     """The checked-out commit, "+dirty" where files differ from it; "unknown" outside a checkout."""
     try:
         found = _git("rev-parse", "--short", "HEAD")
-        return found + ("+dirty" if _git("status", "--porcelain", "--", "swin_fast", "csrc", "benchmarks") else "")
+        return found + (
+            "+dirty"
+            if _git("status", "--porcelain", "--", "swin_fast", "csrc", "benchmarks", ":!benchmarks/results")
+            else ""
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
