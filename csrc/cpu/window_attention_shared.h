@@ -155,8 +155,10 @@ struct Window {
 
   int64_t offset(const int64_t* stride, int64_t image, int64_t at) const {
     const int64_t* grid = p.geometry.grid;
-    // a map without gaps needs none of the divisions, which would cost as much as a tenth of the attention
-    if (stride[2] == grid[2] * stride[3] && stride[1] == grid[1] * stride[2]) return image * stride[0] + at * stride[3];
+    // a map without gaps needs no divisions, which every token of every window would pay for; an axis of one may have
+    // any stride
+    const bool rows = grid[1] == 1 || stride[2] == grid[2] * stride[3];
+    if (rows && (grid[0] == 1 || stride[1] == grid[1] * stride[2])) return image * stride[0] + at * stride[3];
     const int64_t x = at % grid[2], y = at / grid[2] % grid[1], z = at / (grid[1] * grid[2]);
     return image * stride[0] + z * stride[1] + y * stride[2] + x * stride[3];
   }

@@ -36,6 +36,10 @@ SHAPES = [
     Case((8, 7, 7), (8, 7, 14), shift=(4, 3, 3), heads=1, head_dim=32, batch=1),
     Case((2, 3, 4), (5, 7, 6), shift=(1, 2, 3), heads=3, head_dim=10),
     Case((2, 1, 3), (3, 2, 7), shift=(1, 0, 2), heads=2, head_dim=6),
+    # results of more than 2 MiB in 2-byte types, too: written past the caches
+    Case((7, 7), (97, 98), shift=3, heads=4, head_dim=32, batch=1, pad="attended"),
+    # a bias too large to be expanded ahead for all windows
+    Case((32, 32), (32, 33), heads=3, head_dim=8, batch=1),
 ]
 HEAD_DIMS = [
     Case((3, 4), (7, 6), shift=(1, 2), head_dim=d) for d in (2, 4, 8, 10, 14, 16, 18, 24, 30, 32, 34, 48, 62, 64, 66)
