@@ -92,7 +92,7 @@ SF_INLINE StridedWalk<E, R> walk(Strided<E> m) {
   return StridedWalk<E, R>(m);
 }
 
-// C and what it starts from: the sum of up to two matrices of C's shape, or zero.
+// C and what is added to the product: up to two matrices of C's shape.
 template <class A>
 struct Target {
   A* c;

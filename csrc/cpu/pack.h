@@ -29,6 +29,13 @@ struct Arena {
   }
 };
 
+// Bias and mask of a block of scores, each (keys, kBlock) or null.
+template <class A>
+struct Added {
+  const A *bias, *mask;
+  Added from(int64_t query) const { return {bias ? bias + query : nullptr, mask ? mask + query : nullptr}; }
+};
+
 // n elements widened into dst, then zeros up to `padded`.
 template <class T, class A>
 SF_INLINE void widen_row(A* dst, const T* src, int64_t n, int64_t padded) {
@@ -100,32 +107,6 @@ SF_INLINE Vec<A, W> lane_sums(Vec<A, W>* v) {
   if constexpr (W >= 8) fold_pairs<A, W, 4>(v);
   if constexpr (W >= 16) fold_pairs<A, W, 8>(v);
   return v[0];
-}
-
-// One column of a product, c[r * kBlock] = init + sum over k of rows(r, k) * column[k], along k instead of across
-// columns: 49 tokens leave a single query beside three whole vectors. `depth` is a multiple of M's vector.
-template <class M>
-SF_INLINE void single_column(int64_t rows, int64_t depth, Rows<typename M::Element> a,
-                             const typename M::Element* column, typename M::A* c, const typename M::A* init0,
-                             const typename M::A* init1) {
-  using V = typename M::V;
-  constexpr int W = M::W;
-  for (int64_t first = 0; first < rows; first += W) {
-    V v[W];
-#pragma GCC unroll 16
-    for (int i = 0; i < W; ++i) {
-      const int64_t r = first + i < rows ? first + i : rows - 1;
-      v[i] = V{};
-      for (int64_t k = 0; k < depth; k += W) v[i] = M::madd(v[i], M::row(a.row[r] + a.skip + k), M::row(column + k));
-    }
-    const V sums = lane_sums<typename M::A, W>(v);
-    for (int64_t r = first; r < rows && r < first + W; ++r) {
-      typename M::A sum = sums[r - first];
-      if (init0) sum += init0[r * kBlock];
-      if (init1) sum += init1[r * kBlock];
-      c[r * kBlock] = sum;
-    }
-  }
 }
 
 // dst[c][r] = src(r, c) * factor for `rows` x `columns`; dst rows are kBlock long, and their lanes from `rows` on

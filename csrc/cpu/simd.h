@@ -204,6 +204,7 @@ SF_INLINE A sum_lanes(Vec<A, W> v) {
 // the result is exactly 0, so -inf gives 0; NaN stays NaN. Only used for x <= 0 and a little above.
 template <class A>
 struct Exp2;
+struct RoundedToBFloat16;  // for weights that keep 8 bits: fewer terms
 template <>
 struct Exp2<float> {
   using Bits = uint32_t;
@@ -212,6 +213,12 @@ struct Exp2<float> {
   // Minimax in relative error on [-1/2, 1/2] (Remez exchange): 1.9e-9 before rounding, and exactly 1 at 0
   static constexpr float kPoly[kTerms] = {0x1.000000p+0f, 0x1.62e430p-1f,  0x1.ebfbdap-3f, 0x1.c6aed4p-5f,
                                           0x1.3b2dbcp-7f, 0x1.5f456ap-10f, 0x1.41d334p-13f};
+};
+template <>
+struct Exp2<RoundedToBFloat16> {  // likewise, 2.8e-6
+  static constexpr int kTerms = 5;
+  static constexpr float kPoly[kTerms] = {0x1.000000p+0f, 0x1.62e12cp-1f, 0x1.ec0378p-3f, 0x1.c9fc48p-5f,
+                                          0x1.3a02d0p-7f};
 };
 template <>
 struct Exp2<double> {
@@ -235,15 +242,17 @@ struct Exp2<double> {
                                            1.3691488853904128e-12};
 };
 
-template <class A, int W>
+// Precision: whose polynomial.
+template <class A, int W, class Precision = A>
 SF_INLINE Vec<A, W> exp2_of(Vec<A, W> x) {
   using E = Exp2<A>;
+  using P = Exp2<Precision>;
   using Bits = Vec<typename E::Bits, W>;
   const Vec<A, W> shifted = x + E::kMagic;
   const Vec<A, W> f = x - (shifted - E::kMagic);
-  Vec<A, W> p = splat<Vec<A, W>>(E::kPoly[E::kTerms - 1]);
+  Vec<A, W> p = splat<Vec<A, W>>(P::kPoly[P::kTerms - 1]);
 #pragma GCC unroll 16
-  for (int i = E::kTerms - 2; i >= 0; --i) p = p * f + E::kPoly[i];
+  for (int i = P::kTerms - 2; i >= 0; --i) p = p * f + P::kPoly[i];
   const Bits scaled = reinterpret<Bits>(p) + (reinterpret<Bits>(shifted) << E::kMantissa);
   const Vec<A, W> zero = {};
   return x < E::kLowest ? zero : reinterpret<Vec<A, W>>(scaled);

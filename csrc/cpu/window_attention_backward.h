@@ -46,7 +46,8 @@ struct Backward {
   int64_t padded, group_size;
   bool stream;
   Packed<A> query, key, value, grad;
-  A *query_columns, *grad_columns, *scores, *grad_scores, *bias, *grad_query, *grad_key, *grad_value, *bias_sum;
+  A *query_columns, *grad_columns, *scores, *grad_scores, *lone, *grad_lone, *bias, *grad_query, *grad_key, *grad_value,
+      *bias_sum;
 
   Backward(const WindowAttentionParams& params, Arena& arena)
       : p(params),
@@ -62,6 +63,8 @@ struct Backward {
     grad_columns = arena.take<A>(padded * kBlock);
     scores = arena.take<A>(p.tokens * kBlock);
     grad_scores = arena.take<A>(p.tokens * kBlock);
+    lone = arena.take<A>(lone_size(p.tokens));
+    grad_lone = arena.take<A>(lone_size(p.tokens));
     bias = arena.take<A>(p.bias && !p.bias_dense ? p.tokens * kBlock : 0);
     grad_query = arena.take<A>(kBlock * padded);
     grad_key = arena.take<A>(p.tokens * padded);
@@ -105,17 +108,29 @@ struct Backward {
     RowPrefetch<T, A> prefetch(window, same ? w : w + 1, same ? head + 1 : head_begin, kBackwardPrefetchSteps);
     for (int64_t block = 0; block < window.blocks.count; ++block) {
       const int64_t first = block * window.blocks.size, n = window.blocks.length(block, p.tokens);
-      transpose<A>(query_columns, q.from(first, 0), n, p.head_dim, scale * A(kLog2E));
-      transpose<A>(grad_columns, g.from(first, 0), n, p.head_dim, A(1));
-      key_query_product(scores, k, query_columns, p.tokens, p.head_dim, n, window.bias_of(head, block, bias),
-                        window.mask_of(block), prefetch);
-      key_query_product<A>(grad_scores, v, grad_columns, p.tokens, p.head_dim, n, nullptr, nullptr, prefetch);
+      // dropout takes its words by column
+      const int64_t apart = p.dropout_p > 0 ? 0 : lone_query<A>(n, p.head_dim), across = n - apart;
+      const Added<A> added = window.added_to_scores(head, block, bias), nothing = {nullptr, nullptr};
+      transpose<A>(query_columns, q.from(first, 0), across, p.head_dim, scale * A(kLog2E));
+      transpose<A>(grad_columns, g.from(first, 0), across, p.head_dim, A(1));
+      key_query_product(scores, k, query_columns, p.tokens, p.head_dim, across, added, prefetch);
+      key_query_product(grad_scores, v, grad_columns, p.tokens, p.head_dim, across, nothing, prefetch);
       if (p.dropout_p > 0) apply_dropout(grad_scores, p.tokens, first, item, p.dropout_seed, p.dropout_p);
       A* sum = p.grad_bias ? bias_sum + (head - head_begin) * dense_size() + block * p.tokens * kBlock : nullptr;
-      for_column_groups<A>(n, [&](int64_t at, auto group) {
+      for_column_groups<A>(across, [&](int64_t at, auto group) {
         constexpr int W = decltype(group)::W, NV = decltype(group)::NV;
         softmax_gradient<A, W, NV>(scores + at, grad_scores + at, p.tokens, sum ? sum + at : nullptr);
       });
+      if (apart) {
+        lone_product(lone, k, q.from(first + across, 0), scale * A(kLog2E), p.tokens, p.head_dim, added.from(across));
+        lone_product(grad_lone, v, g.from(first + across, 0), A(1), p.tokens, p.head_dim, nothing);
+        softmax_gradient_lone(lone, grad_lone, p.tokens);
+        for (int64_t j = 0; j < p.tokens; ++j) {
+          const int64_t at = j * kBlock + across;
+          scores[at] = lone[j], grad_scores[at] = grad_lone[j];
+          if (sum) sum[at] += grad_lone[j];
+        }
+      }
       if (p.dropout_p > 0) apply_dropout(scores, p.tokens, first, item, p.dropout_seed, p.dropout_p);
       const bool more = block > 0;
       weighted_rows<A>(grad_value, padded, p.tokens, {scores, kBlock, 1}, g.from(first, 0), n, p.head_dim, more,

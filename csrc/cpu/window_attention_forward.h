@@ -53,7 +53,7 @@ struct Forward {
   int64_t padded;
   bool stream;
   Packed<A> query, key, value;
-  A *query_columns, *scores, *bias, *out;
+  A *query_columns, *scores, *lone, *bias, *out;
 
   Forward(const WindowAttentionParams& params, Arena& arena)
       : p(params),
@@ -65,6 +65,7 @@ struct Forward {
         value(arena, p.tokens, padded, window.in_place(), false) {
     query_columns = arena.take<A>(padded * kBlock);
     scores = arena.take<A>(p.tokens * kBlock);
+    lone = arena.take<A>(lone_size(p.tokens));
     bias = arena.take<A>(p.bias && !p.bias_dense ? p.tokens * kBlock : 0);
     out = arena.take<A>(kBlock * padded);
   }
@@ -78,16 +79,23 @@ struct Forward {
     for (int64_t block = 0; block < window.blocks.count; ++block) {
       const int64_t first = block * window.blocks.size, n = window.blocks.length(block, p.tokens);
       if (!stream) prefetch_outputs(window, p, head, first, n);
-      transpose<A>(query_columns, q.from(first, 0), n, p.head_dim, window.score_scale(head) * A(kLog2E));
-      key_query_product(scores, k, query_columns, p.tokens, p.head_dim, n, window.bias_of(head, block, bias),
-                        window.mask_of(block), prefetch);
+      const int64_t apart = lone_query<A>(n, p.head_dim), across = n - apart;
+      const A scale = window.score_scale(head) * A(kLog2E);
+      const Added<A> added = window.added_to_scores(head, block, bias);
+      transpose<A>(query_columns, q.from(first, 0), across, p.head_dim, scale);
+      key_query_product(scores, k, query_columns, p.tokens, p.head_dim, across, added, prefetch);
       A max[kBlock], sum[kBlock] = {};
-      for_column_groups<A>(n, [&](int64_t at, auto group) {
+      for_column_groups<A>(across, [&](int64_t at, auto group) {
         constexpr int W = decltype(group)::W, NV = decltype(group)::NV;
         Vec<A, W> column_max[NV], column_sum[NV];
         softmax_columns<A, W, NV>(scores + at, p.tokens, column_max, column_sum);
         for (int v = 0; v < NV; ++v) store(max + at + v * W, column_max[v]), store(sum + at + v * W, column_sum[v]);
       });
+      if (apart) {
+        lone_product(lone, k, q.from(first + across, 0), scale, p.tokens, p.head_dim, added.from(across));
+        softmax_lone(lone, p.tokens, A(1), max + across, sum + across);
+        for (int64_t j = 0; j < p.tokens; ++j) scores[j * kBlock + across] = lone[j];
+      }
       if (p.dropout_p > 0) apply_dropout(scores, p.tokens, first, uint64_t(item), p.dropout_seed, p.dropout_p);
       weighted_rows<A>(out, padded, n, {scores, 1, kBlock}, v, p.tokens, p.head_dim, false, prefetch);
       write_outputs(window, p, head, first, n, out, padded, max, sum, stream);

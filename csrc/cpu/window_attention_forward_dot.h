@@ -29,7 +29,7 @@ struct ForwardDot {
   int64_t padded, key_pairs;
   bool stream;
   Pair *value, *query_columns, *weights;
-  float *scores, *bias, *out;
+  float *scores, *lone, *bias, *out;
 
   static bool fits(const WindowAttentionParams& p) { return !p.logit_scale && p.dropout_p == 0 && p.scale > 1e-3; }
   // Scores are q . k + (bias + mask) / scale, so that the products start from bias and mask; the softmax multiplies by
@@ -44,6 +44,7 @@ struct ForwardDot {
     query_columns = arena.take<Pair>(p.head_dim / 2 * kBlock);
     weights = arena.take<Pair>(key_pairs * kBlock);
     scores = arena.take<float>(p.tokens * kBlock);
+    lone = arena.take<float>(lone_size(p.tokens));
     bias = arena.take<float>(p.bias && !p.bias_dense ? p.tokens * kBlock : 0);
     out = arena.take<float>(kBlock * padded);
   }
@@ -57,26 +58,25 @@ struct ForwardDot {
     for (int64_t block = 0; block < window.blocks.count; ++block) {
       const int64_t first = block * window.blocks.size, n = window.blocks.length(block, p.tokens);
       if (!stream) prefetch_outputs(window, p, head, first, n);
-      transpose<float, Pair>(query_columns, q.from(first, 0), n, p.head_dim / 2, 1);
-      const float *start = window.bias_of(head, block, bias), *also = window.mask_of(block);
-      if (!start) start = also, also = nullptr;
+      const int64_t apart = lone_query<float>(n, p.head_dim, 2), across = n - apart;
+      transpose<float, Pair>(query_columns, q.from(first, 0), across, p.head_dim / 2, 1);
+      const Added<float> added = window.added_to_scores(head, block, bias);
       float max[kBlock], sum[kBlock] = {};
-      int64_t across = n;
-      if (n % 16 == 1 && p.head_dim % 32 == 0) {
-        Pair column[128];  // the largest head_dim is 256
-        --across;
-        for (int64_t c = 0; c < p.head_dim / 2; ++c) column[c] = query_columns[c * kBlock + across];
-        single_column<BFloat16Dot<16>>(p.tokens, p.head_dim / 2, k, column, scores + across,
-                                       start ? start + across : nullptr, also ? also + across : nullptr);
-      }
       for_column_groups<float>(across, [&](int64_t at, auto group) {
         constexpr int W = decltype(group)::W, NV = decltype(group)::NV;
-        const Target<float> t = {scores + at, kBlock, {start ? start + at : nullptr, also ? also + at : nullptr}};
+        const Target<float> t = {scores + at, kBlock, {added.from(at).bias, added.from(at).mask}};
         multiply<BFloat16Dot<W>, NV>(p.tokens, p.head_dim / 2, k, Strided<Pair>{query_columns + at, kBlock, 1}, t,
                                      prefetch);
       });
       for_column_groups<float>(
-          n, [&](int64_t at, auto group) { softmax<decltype(group)::W, decltype(group)::NV>(at, max, sum); });
+          across, [&](int64_t at, auto group) { softmax<decltype(group)::W, decltype(group)::NV>(at, max, sum); });
+      if (apart) {
+        lone_scores<BFloat16Dot<16>>(p.tokens, p.head_dim / 2, k, q.row[first + across] + q.skip, lone,
+                                     added.from(across));
+        softmax_lone(lone, p.tokens, float(p.scale * kLog2E), max + across, sum + across);
+        for (int64_t j = 0; j < key_pairs; ++j)
+          weights[j * kBlock + across] = rounded(lone[2 * j]) | rounded(lone[2 * j + 1]) << 16;
+      }
       for_column_groups<float>(p.head_dim, [&](int64_t at, auto group) {
         const Target<float> t = {out + at, padded, {nullptr, nullptr}};
         multiply<BFloat16Dot<decltype(group)::W>, decltype(group)::NV>(
@@ -85,6 +85,8 @@ struct ForwardDot {
       write_outputs(window, p, head, first, n, out, padded, max, sum, stream);
     }
   }
+
+  static SF_INLINE Pair rounded(float v) { return Narrow<BFloat16, float>::from(v).bits; }
 
   // q or k of a head where it lies on the map: channels are even in number, so its pairs do not straddle heads.
   Rows<Pair> pairs_of(int64_t part, int64_t head) const {
@@ -122,8 +124,10 @@ struct ForwardDot {
     for (int64_t j = 0; j < key_pairs; ++j)
       for (int v = 0; v < NV; ++v) {
         const int64_t i = 2 * j * kBlock + at + v * W;
-        const V low = exp2_of<float, W>(load<V>(scores + i) * scale - max[v]);
-        const V high = 2 * j + 1 < p.tokens ? exp2_of<float, W>(load<V>(scores + i + kBlock) * scale - max[v]) : V{};
+        const V low = exp2_of<float, W, RoundedToBFloat16>(load<V>(scores + i) * scale - max[v]);
+        const V high = 2 * j + 1 < p.tokens
+                           ? exp2_of<float, W, RoundedToBFloat16>(load<V>(scores + i + kBlock) * scale - max[v])
+                           : V{};
         sum[v] += low + high;
         store(weights + j * kBlock + at + v * W, pair_up<W>(low, high));
       }

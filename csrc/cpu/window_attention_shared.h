@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../common/geometry.h"
-#include "pack.h"
+#include "lone_query.h"
 
 namespace swin_fast {
 namespace SWIN_FAST_ISA {
@@ -181,8 +181,6 @@ struct Window {
     mask = mask_store;
   }
 
-  const A* mask_of(int64_t block) const { return mask ? mask + block * p.tokens * kBlock : nullptr; }
-
   // Token t's q (part 0), k (1) or v (2) of a head.
   const T* row(int64_t t, int64_t part, int64_t head) const { return now.row[t] + part * channels + head * head_dim; }
 
@@ -221,6 +219,11 @@ struct Window {
   }
 
   A score_scale(int64_t head) const { return p.logit_scale ? static_cast<const A*>(p.logit_scale)[head] : A(p.scale); }
+
+  // What is added to the products of a block: the bias of a head, expanded into `store` if need be, and the mask.
+  Added<A> added_to_scores(int64_t head, int64_t block, A* store) const {
+    return {bias_of(head, block, store), mask ? mask + block * p.tokens * kBlock : nullptr};
+  }
 
   // The bias of a head for a block: prepared ahead, or expanded into `store`; null without a bias.
   const A* bias_of(int64_t head, int64_t block, A* store) const {
@@ -261,23 +264,24 @@ struct RowPrefetch {
   }
 };
 
-// scores (keys, kBlock) = rows (keys, depth) * columns (depth, kBlock) [+ bias] [+ mask], for n columns.
+// scores (keys, kBlock) = rows (keys, depth) * columns (depth, kBlock) + what is added, for n columns.
 template <class A, class Prefetch>
 SF_INLINE void key_query_product(A* scores, Rows<A> rows, const A* columns, int64_t keys, int64_t depth, int64_t n,
-                                 const A* bias, const A* mask, Prefetch& prefetch) {
-  if (!bias) bias = mask, mask = nullptr;
-  if (n % kLanes<A> == 1 && kLanes<A> >= 8 && depth % kLanes<A> == 0) {
-    A column[256];  // the largest head_dim
-    --n;
-    for (int64_t k = 0; k < depth; ++k) column[k] = columns[k * kBlock + n];
-    single_column<FusedMultiplyAdd<A, kLanes<A>>>(keys, depth, rows, column, scores + n, bias ? bias + n : nullptr,
-                                                  mask ? mask + n : nullptr);
-  }
+                                 Added<A> added, Prefetch& prefetch) {
   for_column_groups<A>(n, [&](int64_t at, auto group) {
     using M = FusedMultiplyAdd<A, decltype(group)::W>;
-    const Target<A> t = {scores + at, kBlock, {bias ? bias + at : nullptr, mask ? mask + at : nullptr}};
+    const Target<A> t = {scores + at, kBlock, {added.from(at).bias, added.from(at).mask}};
     multiply<M, decltype(group)::NV>(keys, depth, rows, Strided<A>{columns + at, kBlock, 1}, t, prefetch);
   });
+}
+
+// lone (keys) = rows (keys, depth) * the first row of `query`, times `factor`, + what is added.
+template <class A>
+SF_INLINE void lone_product(A* lone, Rows<A> rows, Rows<A> query, A factor, int64_t keys, int64_t depth,
+                            Added<A> added) {
+  A scaled[256];  // the largest head_dim
+  for (int64_t c = 0; c < depth; ++c) scaled[c] = query.row[0][query.skip + c] * factor;
+  lone_scores<FusedMultiplyAdd<A, kLanes<A>>>(keys, depth, rows, scaled, lone, added);
 }
 
 // c (rows, padded) = [c +] weights (rows, depth) * b (depth, head_dim).
@@ -290,9 +294,6 @@ SF_INLINE void weighted_rows(A* c, int64_t padded, int64_t rows, Strided<A> weig
     multiply<M, decltype(group)::NV>(rows, depth, weights, b.from(0, at), t, prefetch);
   });
 }
-
-// Starting from a finite lowest score makes a column whose every key is at -inf come out as zeros instead of NaN.
-constexpr double kLowestScore = -1e30;
 
 // Sums over keys are made of runs this long: padded keys are all alike, and adding one number over and over rounds the
 // same way every time.
