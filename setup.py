@@ -1,4 +1,4 @@
-"""Metadata is in pyproject.toml, the compiling in csrc/setup/native_build.py; this names the extension."""
+"""Metadata is in pyproject.toml, the compiling in csrc/setup/native_build.py; this names the two libraries."""
 
 import sys
 from pathlib import Path
@@ -8,18 +8,21 @@ from setuptools import Extension, setup
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "csrc" / "setup"))
 
-from native_build import BuildNative  # noqa: E402
+from native_build import CUDA, BuildNative  # noqa: E402
 
-sources = [ROOT / "csrc" / "module.cpp", *ROOT.glob("csrc/cpu/*.cpp")]
-extension = Extension(
-    "swin_fast._C",
-    sources=sorted(str(source.relative_to(ROOT)) for source in sources),
-    # what a source distribution needs beside the sources, the build's own code included
-    depends=sorted(str(file.relative_to(ROOT)) for end in ("h", "py") for file in ROOT.glob(f"csrc/**/*.{end}")),
-    py_limited_api=True,
-)
+
+def files(*patterns: str) -> list[str]:
+    return sorted(str(file.relative_to(ROOT)) for pattern in patterns for file in ROOT.glob(pattern))
+
+
+# what a source distribution needs beside the sources, the build's own code included
+depends = files("csrc/**/*.h", "csrc/**/*.cuh", "csrc/**/*.py")
+sources = {
+    "swin_fast._C": files("csrc/module.cpp", "csrc/cpu/*.cpp"),
+    CUDA: files("csrc/module.cpp", "csrc/cuda/*.cpp", "csrc/cuda/*.cu"),  # left out where there is no nvcc
+}
 setup(
-    ext_modules=[extension],
+    ext_modules=[Extension(name, sources[name], depends=depends, py_limited_api=True) for name in sources],
     cmdclass={"build_ext": BuildNative},
     options={"bdist_wheel": {"py_limited_api": "cp310"}},
 )

@@ -4,6 +4,7 @@ __version__ = "0.1.0"
 
 from . import functional
 from .dispatch import use_backend
+from .explanation import explain
 from .models import SwinTransformer, swin_b, swin_l, swin_s, swin_t
 from .modules import BasicLayer, PatchEmbed, PatchMerging, SwinTransformerBlock, WindowAttention
 
@@ -14,6 +15,7 @@ __all__ = [
     "SwinTransformer",
     "SwinTransformerBlock",
     "WindowAttention",
+    "explain",
     "functional",
     "swin_b",
     "swin_l",

@@ -43,16 +43,18 @@ def window_attention(
 
     Args:
         qkv: (B, H, W, 3 * C) or (B, D, H, W, 3 * C), the output of the qkv Linear: all of q, then k, then v, each
-            ``num_heads * head_dim`` channels. float32, bfloat16, float16 or (CPU) float64; any strides, a contiguous
-            last axis is fastest. ``head_dim`` is even and at most 256. Windows in the original layout
-            (num_windows * B, N, 3 * C) are the same op: view them as (num_windows * B, *window_size, 3 * C).
+            ``num_heads * head_dim`` channels. float32, bfloat16, float16 or float64 (on a GPU: plain PyTorch); any
+            strides, a contiguous last axis is fastest. ``head_dim`` is even and at most 256. Windows in the original
+            layout (num_windows * B, N, 3 * C) are the same op: view them as (num_windows * B, *window_size, 3 * C).
         bias_table: (T, num_heads), one bias per relative offset and head; T is prod(2 * w - 1) unless ``bias_index``
             is given. Any floating dtype.
         num_heads: attention heads; divides C.
         window_size: tokens per window along each grid axis (an int means the same on all); at most 1024 in all.
         shift_size: cyclic shift in tokens along each axis, 0 <= shift < window.
         scale: multiplies q . k; ``head_dim ** -0.5`` if None. Not allowed with ``logit_scale``.
-        bias_index: (N, N) integer, the row of ``bias_table`` for query i and key j. Negative entries wrap.
+        bias_index: (N, N) integer, the row of ``bias_table`` for query i and key j. Negative entries wrap. Its values
+            are read once per tensor, to check them; on a GPU that waits for the device, so run a call once before it
+            is captured in a CUDA graph.
         pad_qkv: (3 * C), what a token outside the map reads, where the window does not divide the map. Libraries pad x
             with zeros before the qkv Linear, so this is that Linear's bias (or zeros) and padded keys ARE attended to.
             None masks padded keys out.
@@ -72,6 +74,31 @@ def window_attention(
         TypeError: an argument of the wrong kind or dtype. ValueError: a wrong shape, device or range. Both name the
             argument, what it got and what it needs, before any kernel runs.
     """
+    window, shift, head_dim = check_arguments(
+        qkv, bias_table, num_heads, window_size, shift_size, scale, bias_index, pad_qkv, pad_order, mask, mask_value,
+        logit_scale, dropout_p,
+    )  # fmt: skip
+    if pad_qkv is not None and pad_qkv.dtype != qkv.dtype:
+        pad_qkv = pad_qkv.to(qkv.dtype)  # autocast: the Linear's bias is float32, what it adds is qkv's dtype
+    seed = torch.randint(2**62, (1,), dtype=torch.int64, device=qkv.device) if dropout_p > 0 else None
+    scale = float(head_dim**-0.5 if scale is None else scale)
+    options = (window, shift, scale, pad_order, float(mask_value), float(dropout_p))
+    road = dispatch.road(qkv.device.type)
+    if road == "reference":
+        return reference.window_attention(
+            qkv, bias_table, num_heads=num_heads, window_size=window, shift_size=shift, scale=scale,
+            bias_index=bias_index, pad_qkv=pad_qkv, pad_order=pad_order, mask=mask, mask_value=mask_value,
+            logit_scale=logit_scale, dropout_p=dropout_p, dropout_seed=seed,
+        )  # fmt: skip
+    op = ops.interpreted() if road == "interpreted" else None
+    return ops.window_attention(qkv, bias_table, bias_index, pad_qkv, mask, logit_scale, seed, num_heads, *options, op)
+
+
+def check_arguments(
+    qkv, bias_table, num_heads, window_size, shift_size, scale, bias_index, pad_qkv, pad_order, mask, mask_value,
+    logit_scale, dropout_p,
+) -> tuple[tuple[int, ...], tuple[int, ...], int]:  # fmt: skip
+    """(window, shift, head_dim) of a call, window and shift per axis; raises what `window_attention` says it does."""
     if not isinstance(qkv, Tensor):
         raise TypeError(f"qkv must be a Tensor, got {type(qkv).__name__}")
     if qkv.dim() not in (4, 5):
@@ -97,19 +124,7 @@ def window_attention(
         raise ValueError(f"scale must be finite, got {scale!r}")
     if not isinstance(dropout_p, (int, float)) or not 0 <= dropout_p < 1:
         raise ValueError(f"dropout_p must be in [0, 1), got {dropout_p!r}")
-
-    if pad_qkv is not None and pad_qkv.dtype != qkv.dtype:
-        pad_qkv = pad_qkv.to(qkv.dtype)  # autocast: the Linear's bias is float32, what it adds is qkv's dtype
-    seed = torch.randint(2**62, (1,), dtype=torch.int64, device=qkv.device) if dropout_p > 0 else None
-    scale = float(head_dim**-0.5 if scale is None else scale)
-    options = (window, shift, scale, pad_order, float(mask_value), float(dropout_p))
-    if dispatch.choose(qkv.device.type) == "reference":
-        return reference.window_attention(
-            qkv, bias_table, num_heads=num_heads, window_size=window, shift_size=shift, scale=scale,
-            bias_index=bias_index, pad_qkv=pad_qkv, pad_order=pad_order, mask=mask, mask_value=mask_value,
-            logit_scale=logit_scale, dropout_p=dropout_p, dropout_seed=seed,
-        )  # fmt: skip
-    return ops.window_attention(qkv, bias_table, bias_index, pad_qkv, mask, logit_scale, seed, num_heads, *options)
+    return window, shift, head_dim
 
 
 def _check_window(qkv: Tensor, window_size, shift_size) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -185,6 +200,11 @@ def _check_index_range(index: Tensor, rows: int) -> None:
     known = _checked_indices.get(id(index))
     if known is not None and known[0]() is index and known[1:] == (index._version, rows):
         return
+    if index.is_cuda and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            "bias_index is new in this CUDA graph, and its values cannot be read while one is captured: run the call "
+            "once before the capture, with this very tensor"
+        )
     low, high = (int(v) for v in torch.aminmax(index))
     if low < -rows or high >= rows:
         raise ValueError(

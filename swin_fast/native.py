@@ -1,4 +1,4 @@
-"""Loads the compiled library. Importing this never fails: the reason for a missing library is kept and shown on use."""
+"""Loads the compiled libraries. Importing this never fails: the reason for a missing one is kept and shown on use."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import torch  # before the library, which takes torch's symbols from the process
 _HERE = Path(__file__).parent
 
 
-def _load() -> str:
-    """Load `_C`, which registers the kernels with the dispatcher; the reason in words where that cannot be."""
-    name = f"{__package__}._C"
+def _load(library: str) -> str:
+    """Load a library, which registers its kernels with the dispatcher; the reason in words where that cannot be."""
+    name = f"{__package__}.{library}"
     if importlib.util.find_spec(name) is None:
         return f"the compiled library {name} is missing from {_HERE}"
     try:
@@ -24,18 +24,28 @@ def _load() -> str:
     return ""
 
 
-reason = _load()
-loaded = not reason
-
-
 def build_info() -> dict:
     """What the build wrote down about this installation; empty for a source tree where nothing was built.
 
     Keys: version, cpu (instruction sets compiled in, lowest first), cpu_left_out (set -> why), torch_headers,
-    torch_minimum, compiler, cuda (None: no CUDA library), cuda_reason.
+    torch_minimum, compiler, cuda (architectures compiled in, "sm_90a", and "compute_100" for PTX; None: no CUDA
+    library), cuda_left_out (architecture -> why), cuda_toolkit (version), cuda_reason (why there is no CUDA library).
     """
     file = _HERE / "_build.json"
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def _load_cuda() -> str:
+    if not torch.version.cuda:  # the library needs libtorch_cuda
+        return f"torch {torch.__version__} is built without CUDA"
+    not_built = build_info().get("cuda_reason")
+    return f"the CUDA library was not built: {not_built}" if not_built else _load("_C_cuda")
+
+
+reason = _load("_C")
+loaded = not reason
+cuda_reason = _load_cuda()
+cuda_loaded = not cuda_reason
 
 
 def cpu_capability() -> str:

@@ -1,4 +1,4 @@
-"""The build's decisions: which torch, which compiler, which instruction sets, and the errors that name a way out."""
+"""The build's decisions: which torch, compiler, instruction sets, CUDA toolkit, and the errors that name a way out."""
 
 import os
 import re
@@ -69,7 +69,7 @@ def fake_compiler(folder: Path, line: str) -> list[str]:
 
 
 def test_an_unknown_flag_leaves_that_instruction_set_out(tmp_path):
-    from native_build import instruction_sets
+    from compilers import instruction_sets
 
     # an old x86-64 compiler on any machine: it takes every -m flag but one
     script = tmp_path / "old-c++"
@@ -82,7 +82,7 @@ def test_an_unknown_flag_leaves_that_instruction_set_out(tmp_path):
 
 
 def test_another_machine_gets_the_portable_kernel_alone(tmp_path):
-    from native_build import instruction_sets
+    from compilers import instruction_sets
 
     sets, left_out = instruction_sets(fake_compiler(tmp_path, 'set -- -U__x86_64__ "$@"'))
     assert sets == []
@@ -90,7 +90,7 @@ def test_another_machine_gets_the_portable_kernel_alone(tmp_path):
 
 
 def test_file_names_say_the_instruction_set():
-    from native_build import isa_of
+    from compilers import isa_of
 
     names = ["window_attention.cpp", "window_attention_portable.cpp", "window_attention_avx512_bf16.cpp"]
     assert [isa_of(Path("csrc/cpu", name)) for name in names] == [None, None, "avx512_bf16"]
@@ -98,7 +98,7 @@ def test_file_names_say_the_instruction_set():
 
 @pytest.mark.parametrize("cxx, problem", [("", "no C++ compiler"), ("nowhere-c++ -m64", "CXX names 'nowhere-c++'")])
 def test_no_compiler_names_the_way_out(monkeypatch, tmp_path, cxx, problem):
-    from native_build import find_compiler
+    from compilers import find_compiler
 
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("CXX", cxx)
@@ -108,36 +108,25 @@ def test_no_compiler_names_the_way_out(monkeypatch, tmp_path, cxx, problem):
 
 
 def test_cxx_may_hold_arguments(monkeypatch, tmp_path):
-    from native_build import find_compiler
+    from compilers import find_compiler
 
     (compiler,) = fake_compiler(tmp_path, "")
     monkeypatch.setenv("CXX", f"{compiler} -m64")
     assert find_compiler() == [compiler, "-m64"]
 
 
-@pytest.mark.parametrize("value, message", [("1", "does not have"), ("yes", "must be 0 or 1, got 'yes'")])
-def test_cuda_is_refused_not_ignored(monkeypatch, value, message):
-    from native_build import refuse_cuda
-
-    monkeypatch.setenv("SWIN_FAST_CUDA", value)
-    with pytest.raises(SetupError, match=message):
-        refuse_cuda()
-    for quiet in ("0", ""):
-        monkeypatch.setenv("SWIN_FAST_CUDA", quiet)
-        refuse_cuda()
-
-
 @pytest.mark.parametrize("jobs", ["0", "-1", "all"])
 def test_max_jobs_must_be_a_number(monkeypatch, tmp_path, jobs):
-    from native_build import run_ninja
+    from ninja_file import run_ninja
 
     monkeypatch.setenv("MAX_JOBS", jobs)
     with pytest.raises(SetupError, match=f"MAX_JOBS must be a number of at least 1, got '{jobs}'"):
-        run_ninja(tmp_path / "build.ninja")
+        run_ninja(tmp_path / "build.ninja", tmp_path)
 
 
 def test_ninja_rebuilds_what_a_header_changes_and_nothing_else(monkeypatch, tmp_path):
-    from native_build import find_compiler, ninja_text, run_ninja
+    from compilers import find_compiler
+    from ninja_file import Library, Unit, ninja_text, run_ninja
 
     monkeypatch.setenv("MAX_JOBS", "1")
     monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
@@ -146,28 +135,35 @@ def test_ninja_rebuilds_what_a_header_changes_and_nothing_else(monkeypatch, tmp_
     (folder / "one.h").write_text("int one();\n")
     (folder / "one.cpp").write_text('#include "one.h"\nint one() { return 1; }\n')
     (folder / "two.cpp").write_text("int two() { return 2; }\n")
-    units = [(folder / f"{name}.cpp", folder / f"{name}.o", []) for name in ("one", "two")]
-    target, ninja_file = folder / "library.so", folder / "build.ninja"
-    ninja_file.write_text(ninja_text(find_compiler(), ["-fPIC"], ["-shared"], units, target, folder))
+    (folder / "other.cpp").write_text("int other() { return VALUE; }\n")
+    compile = [*find_compiler(), "-fPIC"]
+    units = [Unit(folder / f"{name}.cpp", folder / f"{name}.o", compile, []) for name in ("one", "two")]
+    other = Unit(folder / "other.cpp", folder / "other.o", [*compile, "-O1"], ["-DVALUE=1"])
+    link = [*find_compiler(), "-shared"]
+    libraries = [Library(folder / "library.so", units, link, []), Library(folder / "second.so", [other], link, [])]
+    ninja_file = folder / "build.ninja"
+    ninja_file.write_text(ninja_text(libraries, folder))
 
     def built() -> list[int]:
-        run_ninja(ninja_file)
-        return [p.stat().st_mtime_ns for p in (target, units[0][1], units[1][1])]
+        run_ninja(ninja_file, folder)
+        files = (libraries[0].target, units[0].object, units[1].object, libraries[1].target, other.object)
+        return [p.stat().st_mtime_ns for p in files]
 
     first = built()
     assert built() == first
     (folder / "one.h").write_text("int one();\nint three();\n")
     second = built()
-    assert [a != b for a, b in zip(first, second, strict=True)] == [True, True, False]
+    assert [a != b for a, b in zip(first, second, strict=True)] == [True, True, False, False, False]
 
 
 def test_a_compile_error_is_one_line_after_the_compilers_own(monkeypatch, tmp_path):
-    from native_build import find_compiler, ninja_text, run_ninja
+    from compilers import find_compiler
+    from ninja_file import Library, Unit, ninja_text, run_ninja
 
     monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     (tmp_path / "bad.cpp").write_text("int f( {\n")
-    units = [(tmp_path / "bad.cpp", tmp_path / "bad.o", [])]
-    text = ninja_text(find_compiler(), [], ["-shared"], units, tmp_path / "bad.so", tmp_path)
-    (tmp_path / "build.ninja").write_text(text)
-    with pytest.raises(SetupError, match="the C\\+\\+ library did not compile"):
-        run_ninja(tmp_path / "build.ninja")
+    unit = Unit(tmp_path / "bad.cpp", tmp_path / "bad.o", find_compiler(), [])
+    library = Library(tmp_path / "bad.so", [unit], [*find_compiler(), "-shared"], [])
+    (tmp_path / "build.ninja").write_text(ninja_text([library], tmp_path))
+    with pytest.raises(SetupError, match="the libraries did not compile"):
+        run_ninja(tmp_path / "build.ninja", tmp_path)

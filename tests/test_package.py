@@ -9,13 +9,14 @@ from importlib.metadata import entry_points, version
 from pathlib import Path
 
 import pytest
+import torch
 
 import swin_fast
 from swin_fast import native
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(swin_fast.__file__).parent
-LIBRARY = PACKAGE / "_C.abi3.so"
+LIBRARY, CUDA_LIBRARY = PACKAGE / "_C.abi3.so", PACKAGE / "_C_cuda.abi3.so"
 
 
 def test_library_is_loaded():
@@ -32,7 +33,8 @@ def test_build_info():
     assert not set(info["cpu"]) & set(info["cpu_left_out"])
     assert [int(part) for part in info["torch_headers"].split(".")] >= [2, 10]
     assert info["compiler"] and str(Path.home()) not in str(info)
-    assert info["cuda"] is None and "not part of this version" in info["cuda_reason"]
+    assert bool(info["cuda"]) != bool(info["cuda_reason"])
+    assert all(re.fullmatch(r"(sm|compute)_\d+[af]?", name) for name in [*(info["cuda"] or []), *info["cuda_left_out"]])
 
 
 def test_one_version_everywhere():
@@ -101,10 +103,26 @@ def test_installed_library_runs_without_a_warning(tmp_path):
     assert call_in(tmp_path)[:2] == ["True False 0", ""]
 
 
+def test_cuda_library_is_loaded_where_it_was_built_and_torch_has_cuda():
+    built, reason = native.build_info()["cuda"], native.cuda_reason
+    assert native.cuda_loaded == (reason == "") == bool(built and torch.version.cuda)
+    if native.cuda_loaded:
+        assert Path(sys.modules["swin_fast._C_cuda"].__file__) == CUDA_LIBRARY
+    elif torch.version.cuda:
+        assert reason == f"the CUDA library was not built: {native.build_info()['cuda_reason']}"
+    else:
+        assert reason == f"torch {torch.__version__} is built without CUDA"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads an ELF file")
-def test_library_needs_only_the_stable_abi():
-    undefined = undefined_symbols(LIBRARY.read_bytes())
-    assert {"torch_library_impl", "torch_parallel_for"} <= undefined  # the reading works
+@pytest.mark.parametrize("library", [LIBRARY, CUDA_LIBRARY], ids=lambda p: p.name)
+def test_library_needs_only_the_stable_abi(library):
+    if library == CUDA_LIBRARY and not library.is_file():
+        pytest.skip(f"there is no CUDA library: {native.build_info()['cuda_reason']}")
+    undefined = undefined_symbols(library.read_bytes())
+    a_few = {LIBRARY: "torch_parallel_for", CUDA_LIBRARY: "aoti_torch_get_current_cuda_stream"}
+    assert {"torch_library_impl", a_few[library]} <= undefined  # the reading works
+    assert not [s for s in undefined if s.startswith("cuda") or re.match("cu[A-Z]", s)]  # the runtime is inside
     unstable = [s for s in undefined if re.match(r"_Z\w*?(3c10|2at|5torch|5caffe)", s)]
     assert not unstable
     assert {s for s in undefined if s.startswith("Py")} <= {"PyModule_Create2", "PyModuleDef_Init"}
@@ -130,7 +148,7 @@ def undefined_symbols(elf: bytes) -> set[str]:
 
 def test_no_machine_paths_in_the_sources():
     text = re.compile(r"(?<![\w.])/" + r"(?:home|root|work|Users|opt)/\w|\b[A-Z]:\\\\?Users")
-    suffixes = {".py", ".cpp", ".h", ".md", ".toml", ".txt", ".json", ".csv", ".in", ""}
+    suffixes = {".py", ".cpp", ".c", ".h", ".cu", ".cuh", ".md", ".toml", ".txt", ".json", ".csv", ".in", ""}
     folders = [ROOT / name for name in ("swin_fast", "csrc", "tests", "benchmarks", ".ci")]
     files = [p for folder in folders for p in folder.rglob("*") if p.is_file() and p.suffix in suffixes]
     files += [p for p in ROOT.iterdir() if p.is_file() and p.suffix in suffixes and p.name != ".git"]

@@ -16,7 +16,8 @@ def test_ruff(command):
 
 
 def test_clang_format():
-    sources = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("csrc/**/*") if p.suffix in (".cpp", ".h"))
+    files = [file for folder in ("csrc", "tests", "benchmarks") for file in (ROOT / folder).rglob("*")]
+    sources = sorted(str(f.relative_to(ROOT)) for f in files if f.suffix in (".c", ".cpp", ".cu", ".cuh", ".h"))
     assert "csrc/module.cpp" in sources
     run([clang_format.get_executable("clang-format"), "--dry-run", "--Werror", *sources])
 

@@ -10,16 +10,17 @@ struct AxisToken {
   int seam;          // 1 if the roll brought it here from the other side
 };
 
-// Token t of window w along one axis.
-inline AxisToken axis_token(const Geometry& g, int axis, int64_t w, int64_t t) {
-  const int64_t grid = g.grid[axis], shift = g.shift[axis], padded = g.count[axis] * g.window[axis];
-  const int64_t rolled = w * g.window[axis] + t;
+// Token t of window w along one axis. `Int` is what is computed in: 64 bits are slow on a GPU.
+template <class Int>
+SWIN_FAST_HOST_DEVICE inline AxisToken axis_token(const Geometry& g, int axis, Int w, Int t) {
+  const Int grid = Int(g.grid[axis]), window = Int(g.window[axis]), shift = Int(g.shift[axis]);
+  const Int padded = Int(g.count[axis]) * window, rolled = w * window + t;
   // The seam is where the libraries draw it: timm (roll_then_pad) measures it on the padded map, too.
   const int seam = shift > 0 && rolled >= padded - shift;
-  const int64_t ring = g.roll_then_pad ? grid : padded;
+  const Int ring = g.roll_then_pad ? grid : padded;
   if (rolled >= ring) return {-1, seam};
-  int64_t position = rolled + shift;
-  if (position >= ring) position %= ring;
+  Int position = rolled + shift;
+  while (position >= ring) position -= ring;  // more than once only on a map smaller than the shift
   return {position < grid ? position : -1, seam};
 }
 

@@ -4,6 +4,12 @@
 #include <cstddef>
 #include <cstdint>
 
+#ifdef __CUDACC__
+#define SWIN_FAST_HOST_DEVICE __host__ __device__
+#else
+#define SWIN_FAST_HOST_DEVICE
+#endif
+
 namespace swin_fast {
 
 enum class DType : int { kFloat32, kBFloat16, kFloat16, kFloat64 };
@@ -63,6 +69,6 @@ struct WindowAttentionKernels {
 
 constexpr int64_t kBlock = 64;  // queries handled together; the row length of every (keys, queries) matrix
 
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+SWIN_FAST_HOST_DEVICE inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace swin_fast

@@ -3,13 +3,13 @@
 // seed.
 #pragma once
 
-#include <cstdint>
+#include "params.h"
 
 namespace swin_fast {
 
 constexpr uint32_t kPhiloxM0 = 0xD2511F53u, kPhiloxM1 = 0xCD9E8D57u, kPhiloxW0 = 0x9E3779B9u, kPhiloxW1 = 0xBB67AE85u;
 
 // An attention weight is kept where its word is at least this.
-inline uint32_t dropout_threshold(double p) { return uint32_t(p * 4294967296.0); }
+SWIN_FAST_HOST_DEVICE inline uint32_t dropout_threshold(double p) { return uint32_t(p * 4294967296.0); }
 
 }  // namespace swin_fast

@@ -8,13 +8,12 @@
 #include <tuple>
 #include <vector>
 
-#include "../common/stable.h"
+#include "../common/arguments.h"
 #include "capability.h"
 
 namespace swin_fast {
 namespace {
 
-using Ints = std::vector<int64_t>;
 constexpr double kLog2E = 1.4426950408889634;
 constexpr size_t kDenseBiasBytes = 8 << 20;  // expanded once per call up to this, per window above
 
@@ -72,37 +71,32 @@ struct Call {
        const OptionalTensor& dropout_seed, int64_t num_heads, const Ints& window_size, const Ints& shift_size,
        double scale, bool roll_then_pad, double mask_value, double dropout_p, bool backward)
       : dtype(kernel_dtype(qkv)), acc(acc_type(qkv)), kernels(cpu_capability().kernels) {
-    const int64_t axes = qkv.dim() - 2, channels = qkv.size(-1);
-    STD_TORCH_CHECK(axes >= 1 && axes <= 3 && int64_t(window_size.size()) == axes && int64_t(shift_size.size()) == axes,
-                    "qkv must have one to three grid axes, with a window and a shift for each");
-    STD_TORCH_CHECK(num_heads > 0 && channels > 0 && channels % (3 * num_heads) == 0, "num_heads must divide C");
-    p.batch = qkv.size(0), p.heads = num_heads, p.head_dim = channels / (3 * num_heads);
+    check_heads(qkv, num_heads);
+    p.geometry = geometry_of(grid_of(qkv), window_size, shift_size, roll_then_pad);
+    p.tokens = product(p.geometry.window), p.windows = product(p.geometry.count);
+    p.batch = qkv.size(0), p.heads = num_heads, p.head_dim = qkv.size(-1) / (3 * num_heads);
     p.scale = scale, p.mask_value = mask_value, p.dropout_p = dropout_p;
-    set_geometry(qkv, window_size, shift_size, roll_then_pad);
     STD_TORCH_CHECK(p.tokens <= 1024 && p.head_dim <= 256, "a window holds at most 1024 tokens, a head 256 channels");
     const Tensor source = qkv.stride(-1) == 1 ? qkv : keep_alive(torch::stable::contiguous(qkv));
     p.qkv = source.const_data_ptr();
-    set_strides(p.qkv_stride, source);
+    grid_strides(p.qkv_stride, source);
     if (logit_scale) {
-      STD_TORCH_CHECK(logit_scale->numel() == num_heads, "logit_scale must have one entry per head");
+      check_logit_scale(*logit_scale, num_heads);
       p.logit_scale = in_acc(*logit_scale).const_data_ptr();
     }
     p.score_unit = backward ? kLog2E : kernels.forward_score_unit(p, dtype);
     if (bias_table) set_bias(*bias_table, bias_index);
     if (pad_qkv) {
-      STD_TORCH_CHECK(pad_qkv->scalar_type() == qkv.scalar_type() && pad_qkv->numel() == channels,
-                      "pad_qkv must have qkv's dtype and 3 * C elements");
+      check_pad(*pad_qkv, qkv);
       p.pad_qkv = keep_alive(torch::stable::contiguous(*pad_qkv)).const_data_ptr();
     }
     if (mask) {
-      STD_TORCH_CHECK(mask->dim() == 3 && mask->size(0) > 0 && mask->size(1) == p.tokens && mask->size(2) == p.tokens,
-                      "mask must be (M, N, N)");
+      check_mask(*mask, p.tokens);
       p.mask = in_acc(*mask).const_data_ptr();
       p.mask_windows = mask->size(0);
     }
     if (dropout_p > 0) {
-      STD_TORCH_CHECK(dropout_seed && dropout_seed->scalar_type() == ScalarType::Long && dropout_seed->numel() == 1,
-                      "dropout needs a seed: one int64");
+      check_seed(dropout_seed);
       p.dropout_seed = static_cast<uint64_t>(*dropout_seed->const_data_ptr<int64_t>());
     }
   }
@@ -118,33 +112,8 @@ struct Call {
     return keep_alive(torch::stable::contiguous(t.scalar_type() == acc ? t : torch::stable::to(t, acc)));
   }
 
-  void set_geometry(const Tensor& qkv, const Ints& window_size, const Ints& shift_size, bool roll_then_pad) {
-    Geometry& g = p.geometry;
-    const int64_t axes = qkv.dim() - 2, lead = 3 - axes;
-    g = {{1, 1, 1}, {1, 1, 1}, {0, 0, 0}, {1, 1, 1}, roll_then_pad, false, false};
-    p.tokens = p.windows = 1;
-    for (int64_t a = 0; a < axes; ++a) {
-      const int64_t at = lead + a;
-      g.grid[at] = qkv.size(1 + a), g.window[at] = window_size[a], g.shift[at] = shift_size[a];
-      STD_TORCH_CHECK(g.grid[at] > 0 && g.window[at] > 0 && g.shift[at] >= 0 && g.shift[at] < g.window[at],
-                      "grid and window must be positive and the shift below the window");
-      g.count[at] = ceil_div(g.grid[at], g.window[at]);
-      g.shifted |= g.shift[at] > 0;
-      g.padded |= g.count[at] * g.window[at] != g.grid[at];
-      p.tokens *= g.window[at];
-      p.windows *= g.count[at];
-    }
-  }
-
-  void set_strides(int64_t (&stride)[4], const Tensor& t) const {
-    const int64_t axes = t.dim() - 2;
-    stride[0] = t.stride(0);
-    for (int64_t a = 0; a < 3; ++a) stride[1 + a] = a < 3 - axes ? 0 : t.stride(1 + a - (3 - axes));
-  }
-
   void set_bias(const Tensor& table, const OptionalTensor& index) {
-    STD_TORCH_CHECK(table.dim() == 2 && table.size(1) == p.heads && table.size(0) > 0,
-                    "bias_table must be (T, num_heads)");
+    check_bias(table, index, p.geometry, p.heads);
     p.bias_rows = table.size(0);
     const Tensor by_head = torch::stable::new_empty(table, Ints{p.heads, p.bias_rows}, acc);
     const Tensor rows = in_acc(table);
@@ -153,14 +122,7 @@ struct Call {
     else
       transpose_scaled(by_head, rows.const_data_ptr<float>());
     p.bias = keep_alive(by_head).const_data_ptr();
-    if (!index) {
-      int64_t standard = 1;
-      for (int64_t w : p.geometry.window) standard *= 2 * w - 1;
-      STD_TORCH_CHECK(p.bias_rows == standard, "bias_table must have ", standard, " rows, got ", p.bias_rows);
-      return;
-    }
-    STD_TORCH_CHECK(index->dim() == 2 && index->size(0) == p.tokens && index->size(1) == p.tokens,
-                    "bias_index must be (N, N)");
+    if (!index) return;
     p.bias_index =
         keep_alive(torch::stable::contiguous(
                        index->scalar_type() == ScalarType::Long ? *index : torch::stable::to(*index, ScalarType::Long)))
@@ -206,14 +168,8 @@ std::tuple<Tensor, Tensor> window_attention(const Tensor& qkv, const OptionalTen
                                             bool roll_then_pad, double mask_value, double dropout_p, bool save_lse) {
   Call call(qkv, bias_table, bias_index, pad_qkv, mask, logit_scale, dropout_seed, num_heads, window_size, shift_size,
             scale, roll_then_pad, mask_value, dropout_p, false);
-  Ints out_size(qkv.sizes().begin(), qkv.sizes().end()), lse_size = {0};
-  out_size.back() /= 3;
-  if (save_lse) {
-    lse_size = {qkv.size(0), num_heads};
-    lse_size.insert(lse_size.end(), out_size.begin() + 1, out_size.end() - 1);
-  }
-  Tensor out = torch::stable::new_empty(qkv, out_size);
-  Tensor lse = torch::stable::new_empty(qkv, lse_size, call.acc);
+  Tensor out = torch::stable::new_empty(qkv, out_size(qkv));
+  Tensor lse = torch::stable::new_empty(qkv, lse_size(qkv, num_heads, save_lse), call.acc);
   WindowAttentionParams& p = call.p;
   if (call.items() == 0) return {out, lse};
   call.prepare_bias();
@@ -264,11 +220,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> window_attention_backward(
   Call call(qkv, bias_table, bias_index, pad_qkv, mask, logit_scale, dropout_seed, num_heads, window_size, shift_size,
             scale, roll_then_pad, mask_value, dropout_p, true);
   WindowAttentionParams& p = call.p;
-  STD_TORCH_CHECK(grad.dim() == qkv.dim() && grad.numel() * 3 == qkv.numel() && grad.scalar_type() == qkv.scalar_type(),
-                  "grad must have the output's shape and dtype");
+  check_grad(grad, qkv);
   const Tensor grad_out = grad.stride(-1) == 1 ? grad : torch::stable::contiguous(grad);
   p.grad_out = grad_out.const_data_ptr();
-  call.set_strides(p.grad_out_stride, grad_out);
+  grid_strides(p.grad_out_stride, grad_out);
   // The split depends on the shape alone, never on the number of threads: sums come out the same on any machine size.
   // A chunk of a few windows pays for clearing and folding its dense bias gradient; about 64 items keep threads busy; a
   // group's dense gradients stay in the second-level cache.

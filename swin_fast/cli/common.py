@@ -58,17 +58,18 @@ def device(text: str) -> torch.device:
 
 
 def why_not(device_type: str) -> dict[str, str]:
-    """Each backend that could be asked for on this kind of device -> why it will not run, "" for the one that will."""
+    """Each backend -> why it will not run a usual call on this kind of device, "" for the one that will.
+
+    The call is one of Swin-T's first stage in float32. Where torch sees no GPU, a GPU without a name stands for one.
+    """
+    absent = device_type == "cuda" and not torch.cuda.is_available()
+    on = dispatch.Device("cuda") if absent else dispatch.describe(torch.device(device_type))
+    call = dispatch.Call(on, torch.float32, 1, (56, 56), (7, 7), 3, 32, bias_table=True)
     try:
-        forced = dispatch.forced_backend()
+        chosen, reasons = dispatch.choose(call)
     except ValueError as error:
         raise UserError(error) from error
-    cpu = dispatch.why_not_cpu(device_type)
-    if forced == "reference":
-        return {"cpu": cpu or "the backend is set to 'reference'", "reference": ""}
-    if forced == "cpu":
-        return {"cpu": cpu, "reference": "the backend is set to 'cpu'"}
-    return {"cpu": cpu, "reference": "" if cpu else "a faster backend runs"}
+    return {name: "" if name == chosen else reasons[name] for name in dispatch.BACKENDS[1:]}
 
 
 def chosen_backend(device_type: str) -> str:
@@ -77,7 +78,8 @@ def chosen_backend(device_type: str) -> str:
     for name, reason in reasons.items():
         if not reason:
             return name
-    raise UserError(f"the backend 'cpu' was asked for, but {reasons['cpu']}")
+    forced = dispatch.forced_backend()
+    raise UserError(f"the backend {forced!r} was asked for, but {reasons[forced]}")
 
 
 def cpu_path() -> str | None:

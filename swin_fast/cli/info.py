@@ -14,12 +14,15 @@ from .. import __version__, native
 from .common import cpu_path, why_not
 
 KNOBS = {
-    "SWIN_FAST_BACKEND": "backend of the op: auto, cpu or reference",
+    "SWIN_FAST_BACKEND": "backend of the op: auto, cpu, triton, cuda or reference",
     "SWIN_FAST_CPU_CAPABILITY": "kernels of the cpu backend: avx512_bf16, avx512, avx2 or portable",
+    "TRITON_INTERPRET": "1: the triton backend runs in Triton's interpreter, on CPU tensors",
+    "SWIN_FAST_TRITON_CONFIG": "file of tuned block shapes for the triton backend",
     "OMP_NUM_THREADS": "CPU threads of torch and of the cpu backend",
     "MAX_JOBS": "at build: compilers at once",
-    "SWIN_FAST_CUDA": "at build: 0 or unset, this version has no CUDA kernels and refuses 1",
-    "TORCH_CUDA_ARCH_LIST": "at build: GPU architectures, not read yet for want of CUDA kernels",
+    "SWIN_FAST_CUDA": "at build: 0 without the CUDA library, 1 an error where it cannot be built",
+    "CUDA_HOME": "at build: the CUDA toolkit, instead of that of the nvcc on PATH",
+    "TORCH_CUDA_ARCH_LIST": "at build: GPU architectures of the CUDA library, such as 8.0;9.0a+PTX",
 }
 
 
@@ -47,6 +50,7 @@ def collect() -> dict:
             "library": {"loaded": native.loaded, "reason": native.reason},
             "capability": cpu_path(),
         },
+        "cuda_library": {"loaded": native.cuda_loaded, "reason": native.cuda_reason},
         "gpu": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "build": native.build_info(),
         "backends": {kind: why_not(kind) for kind in ("cpu", "cuda")},
@@ -63,6 +67,7 @@ def _lines(facts: dict) -> list[str]:
         ("system", facts["os"]),
         ("CPU", f"{cpu['name']}, {cpu['threads']} of {os.cpu_count()} threads"),
         ("CPU library", f"loaded, runs the {cpu['capability']} path" if library["loaded"] else library["reason"]),
+        ("CUDA library", facts["cuda_library"]["reason"] or "loaded"),
         ("GPU", ", ".join(facts["gpu"]) or "none that torch sees"),
     ]
     lines = [_row(*row) for row in rows]
@@ -84,7 +89,7 @@ def _row(name: str, text: str) -> str:
 def _plain(value) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{k}: {v}" for k, v in value.items()) or "none"
-    return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
+    return (", ".join(map(str, value)) if isinstance(value, list) else str(value)) or "none"
 
 
 def _cpu_name() -> str:

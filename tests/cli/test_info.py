@@ -39,24 +39,33 @@ def facts(call) -> dict:
     return json.loads(out)
 
 
-def test_json_built(call, built, monkeypatch):
+@pytest.mark.parametrize("triton", [True, False])
+def test_json_built(call, built, monkeypatch, triton):
     monkeypatch.setenv("SWIN_FAST_CPU_CAPABILITY", "avx2")
     monkeypatch.delenv("MAX_JOBS", raising=False)
+    monkeypatch.setattr(dispatch, "triton_reason", lambda: "" if triton else "the package triton is not installed")
+    monkeypatch.setattr(native, "cuda_reason", "no CUDA library")
+    monkeypatch.setattr(dispatch, "describe", lambda device: dispatch.Device(device.type))
     found = facts(call)
     assert found["version"] == swin_fast.__version__
     assert (found["torch"], found["python"]) == (torch.__version__, platform.python_version())
     assert found["cpu"]["capability"] == "avx2" and found["cpu"]["library"] == {"loaded": True, "reason": ""}
     assert found["build"]["cpu"] == ["portable", "avx2"]
-    assert found["backends"]["cpu"] == {"cpu": "", "reference": "a faster backend runs"}
-    assert found["backends"]["cuda"]["reference"] == "" and "no kernel for cuda" in found["backends"]["cuda"]["cpu"]
+    assert list(found["backends"]["cpu"]) == ["cpu", "triton", "cuda", "reference"]
+    assert found["backends"]["cpu"]["cpu"] == "" and found["backends"]["cpu"]["reference"] == "cpu comes first"
+    assert "for cuda tensors" in found["backends"]["cuda"]["cpu"]
+    assert [name for name, why in found["backends"]["cuda"].items() if not why] == ["triton" if triton else "reference"]
     assert found["environment"]["SWIN_FAST_CPU_CAPABILITY"] == "avx2" and found["environment"]["MAX_JOBS"] is None
+    assert found["cuda_library"]["reason"] == "no CUDA library"
     assert len(found["gpu"]) == torch.cuda.device_count()
 
 
 def test_json_bare(call, bare):
     found = facts(call)
     assert found["cpu"]["capability"] is None and found["build"] == {}
-    assert found["backends"]["cpu"] == {"cpu": "the library is on holiday", "reference": ""}
+    assert (
+        found["backends"]["cpu"]["cpu"] == "the library is on holiday" and found["backends"]["cpu"]["reference"] == ""
+    )
 
 
 def test_text(call, built, monkeypatch):
@@ -65,19 +74,22 @@ def test_text(call, built, monkeypatch):
     assert code == 0
     assert re.search(r"\nCPU library +loaded, runs the avx2 path\n", out)
     assert re.search(r"\n  cpu +portable, avx2\n  cuda +None\n", out)
-    assert re.search(r"\na cpu tensor\n  cpu +runs\n  reference +not used: a faster backend runs\n", out)
+    assert re.search(
+        r"\na cpu tensor\n  cpu +runs\n  triton +not.+\n  cuda +not.+\n  reference +not used: cpu comes", out
+    )
     assert re.search(r"\n  OMP_NUM_THREADS +'3' +CPU threads", out)
 
 
 def test_text_bare(call, bare):
     out = call("info").out
     assert re.search(r"\nCPU library +the library is on holiday\n", out)
-    assert re.search(r"\n  cpu +not used: the library is on holiday\n  reference +runs\n", out)
+    assert re.search(r"\n  cpu +not used: the library is on holiday\n  triton .+\n  cuda .+\n  reference +runs\n", out)
 
 
 def test_forced_backend_is_the_reason(call, built):
     with dispatch.use_backend("reference"):
-        assert facts(call)["backends"]["cpu"] == {"cpu": "the backend is set to 'reference'", "reference": ""}
+        reasons = facts(call)["backends"]["cpu"]
+    assert reasons["cpu"] == "the backend is set to 'reference'" and reasons["reference"] == ""
 
 
 def test_wrong_knobs_are_one_line(refused, built, monkeypatch):
@@ -114,6 +126,7 @@ def test_module_runs_and_importing_the_package_is_light():
     ("module", "package"), [("PIL", "pillow"), ("matplotlib", "matplotlib"), ("safetensors", "safetensors")]
 )
 def test_missing_package_names_the_way_out(refused, tmp_path, monkeypatch, module, package):
+    pytest.importorskip("matplotlib.pyplot")  # whole, or the half that loads without PIL would stay behind
     (tmp_path / "w.safetensors").write_bytes(b"")
     for name in [m for m in sys.modules if m.partition(".")[0] == module]:
         monkeypatch.delitem(sys.modules, name)
