@@ -14,6 +14,8 @@ def randomize(module: nn.Module, seed: int = 0) -> nn.Module:
             noise = torch.randn(p.shape, generator=generator)
             if name.endswith("relative_position_bias_table") or name.endswith("absolute_pos_embed"):
                 value = noise * 0.5
+            elif name.endswith("logit_scale"):
+                value = noise * 0.5 + 2.3  # about log(10), where they start
             elif p.dim() > 1:
                 value = noise * p[0].numel() ** -0.5
             else:  # norms are the only vectors called weight

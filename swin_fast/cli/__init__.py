@@ -1,4 +1,4 @@
-"""The command line: `swin-fast demo | info | verify`, also `python -m swin_fast`.
+"""The command line: `swin-fast` with one of `COMMANDS`, also `python -m swin_fast`.
 
 Exit status: 0 done, 1 a comparison failed, 2 the user asked for something impossible (one line on stderr says what).
 """
@@ -19,6 +19,8 @@ COMMANDS = {
     "demo": "run a picture through a Swin Transformer on the plain and on the fused road, and compare them",
     "info": "what is installed, what was built, which backend would run, and why",
     "verify": "compare the fused op with plain PyTorch in float64 over shapes, dtypes and options",
+    "classify": "say what is in pictures, by a checkpoint of any library",
+    "convert": "write a checkpoint of one library as another library has it",
 }
 
 
@@ -30,9 +32,9 @@ class _Parser(argparse.ArgumentParser):
 def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="swin-fast", description="Fused kernels for Swin window attention.")
     parser.add_argument("--version", action="version", version=f"swin-fast {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{demo,info,verify}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar=f"{{{','.join(COMMANDS)}}}")
     for name, text in COMMANDS.items():
-        module = import_module(f".{name}", __name__)
+        module = import_module(f".{name.replace('-', '_')}", __name__)
         command = commands.add_parser(name, help=text, description=module.__doc__)
         module.add_arguments(command)
         command.set_defaults(run=module.run)

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("image", nargs="?", metavar="IMAGE", help="a picture (default: a cat that ships with the package)")
     add("--model", choices=tuple(MODELS), default="swin_t", help="default: %(default)s")
-    add("--weights", metavar="FILE", help=".safetensors or .pth checkpoint with the original code's keys")
+    add("--weights", metavar="FILE", help=".safetensors or .pth checkpoint, of any library")
     add("--batch", type=at_least(1), default=1, metavar="N", help="pictures at once (default: %(default)s)")
     add("--dtype", choices=tuple(DTYPES), default="float32", help="default: %(default)s")
     add("--size", type=at_least(32), default=224, metavar="N", help="pixels a side (default: %(default)s)")
@@ -101,13 +101,13 @@ def _print_bars(bars: list[figure.Bars], repeat: int) -> None:
 
 
 def _model(args: argparse.Namespace) -> nn.Module:
-    state = weights.read_state_dict(args.weights) if args.weights else {}
-    head = state.get("head.weight")
+    checkpoint = weights.read(args.weights) if args.weights else None
+    classes = getattr(checkpoint.config, "num_classes", 0) if checkpoint else 0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(args.seed)
-        model = MODELS[args.model](num_classes=head.shape[0] if head is not None and head.dim() == 2 else 1000)
-    if state:
-        weights.load_into(model, state, args.weights, args.model)
+        model = MODELS[args.model](num_classes=classes or 1000)
+    if checkpoint:
+        weights.load_into(model, checkpoint, args.model)
     return model.to(args.device, DTYPES[args.dtype]).eval()
 
 

@@ -44,6 +44,12 @@ def centre_square(picture):
 def to_batch(square, size: int, batch: int) -> Tensor:
     """(batch, 3, size, size) float32, normalised. Entry i is moved by 4 * i pixels, so that no two are the same."""
     resized = square.resize((size, size), need("PIL.Image", "pillow").Resampling.BICUBIC)
-    pixels = torch.frombuffer(bytearray(resized.tobytes()), dtype=torch.uint8).view(size, size, 3)
-    x = (pixels.permute(2, 0, 1) / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    x = to_tensor(resized)
     return torch.stack([x.roll(4 * i, -1) for i in range(batch)])
+
+
+def to_tensor(image) -> Tensor:
+    """(3, height, width) float32, normalised as ImageNet's pictures were in training."""
+    width, height = image.size
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(height, width, 3)
+    return (pixels.permute(2, 0, 1) / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)

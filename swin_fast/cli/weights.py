@@ -1,82 +1,55 @@
-"""Reads a checkpoint file and says plainly what is wrong with it."""
+"""Checkpoint files for the commands: what is wrong with one is the user's to put right."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
+import argparse
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-import torch
-from torch import Tensor, nn
+from ..models.base import SwinModel
+from ..models.checkpoints import Checkpoint, CheckpointError, read_checkpoint
+from ..models.checkpoints.load import fit
+from .common import UserError, at_least
 
-from .common import UserError, need
-
-WRAPPERS = ("model", "state_dict")
+_SAID = {"window_size": "--window-size", "img_size": "--img-size", "prefix": "--prefix"}
 
 
-def read_state_dict(path: str) -> dict[str, Tensor]:
-    """The tensors of a .safetensors or .pth (.pt, .bin) file, no code of the latter is run; all values are finite."""
-    file = Path(path)
-    if not file.exists():
-        raise UserError(f"there is no weights file {path}")
-    if not file.is_file():
-        raise UserError(f"{path} is not a file")
-    if file.suffix == ".safetensors":
-        load = need("safetensors.torch", "safetensors").load_file
-    elif file.suffix in (".pth", ".pt", ".bin"):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What a file may not say."""
+    add = parser.add_argument
+    add("--window-size", type=at_least(1), metavar="N", help="of a Swin V2, where its file does not say it")
+    add("--img-size", type=_img_size, metavar="N", help="pixels (N or HxW) that the model was built for, likewise")
+    add("--prefix", metavar="TEXT", help="what the keys of the model start with, where a file holds several")
 
-        def load(name):
-            return torch.load(name, map_location="cpu", weights_only=True)
-    else:
-        raise UserError(f"weights must be a .safetensors or .pth file, got {path}")
+
+def read(path: str, args: argparse.Namespace | None = None) -> Checkpoint:
+    """The checkpoint in a file of any library; `args` are those of `add_arguments`, if the command has them."""
+    with user_errors(_SAID if args else {}):
+        return read_checkpoint(path, **{name: getattr(args, name) for name in _SAID} if args else {})
+
+
+def load_into(model: SwinModel, checkpoint: Checkpoint, name: str) -> None:
+    """The checkpoint's weights into a model that messages call by `name`."""
+    with user_errors():
+        model.load_state_dict(fit(checkpoint, model, name=name), strict=True)
+
+
+@contextmanager
+def user_errors(options: dict[str, str] | None = None) -> Iterator[None]:
+    """A bad checkpoint becomes one line and exit status 2; what it says to give is given as one of `options`."""
     try:
-        content = load(path)
-    except Exception as error:  # a damaged file can raise anything: zip, pickle, JSON and decoding errors
-        raise UserError(f"cannot read {path}: truncated, damaged or no weights file: {_line(error)}") from error
-
-    for wrapper in WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    if not isinstance(content, dict) or not content:
-        raise UserError(f"{path} holds no state_dict: it is {_kind(content)}")
-    strange = [repr(k) for k, v in content.items() if not isinstance(k, str) or not isinstance(v, Tensor)]
-    if strange:
-        raise UserError(f"{path} holds no state_dict: no tensor under {_some(strange)}")
-    broken = [k for k, v in content.items() if v.is_floating_point() and not v.isfinite().all()]
-    if broken:
-        raise UserError(f"{path} holds NaN or infinite values: {_some(broken)}")
-    return content
+        yield
+    except CheckpointError as error:
+        text = str(error)
+        for name, option in (options or {}).items():
+            text = re.sub(rf"\b{name}=(?=\S)", f"{option} ", text)
+            text = re.sub(rf"\b{name}=", option, text)
+        raise UserError(text) from error
 
 
-def load_into(model: nn.Module, state: dict[str, Tensor], path: str, name: str) -> None:
-    """``load_state_dict(strict=True)``; a checkpoint of another architecture is one UserError with the first keys."""
-    own = model.state_dict()
-    known = ("attn_mask", "relative_position_index")  # computed, so their absence says nothing about the architecture
-    shapes = [f"{k} {tuple(v.shape)} instead of {tuple(own[k].shape)}" for k, v in state.items()
-              if k in own and v.shape != own[k].shape]  # fmt: skip
-    faults = {
-        "missing": [k for k in own.keys() - state.keys() if not k.endswith(known)],
-        "unknown": [k for k in state.keys() - own.keys() if not k.endswith(known)],
-    }
-    parts = [f"{len(keys)} keys {what} ({_some(sorted(keys))})" for what, keys in faults.items() if keys]
-    if shapes:
-        parts.append(f"{len(shapes)} of another shape ({_some(shapes)})")
-    if parts:
-        raise UserError(f"{path} is not a checkpoint of {name}: {', '.join(parts)}")
-    try:
-        model.load_state_dict(state, strict=True)
-    except (RuntimeError, ValueError) as error:
-        raise UserError(f"{path} is not a checkpoint of {name}: {_line(error)}") from error
-
-
-def _some(names: Iterable[str], limit: int = 3) -> str:
-    names = list(names)
-    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
-
-
-def _kind(content) -> str:
-    return "empty" if isinstance(content, dict) else f"a {type(content).__name__}"
-
-
-def _line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
+def _img_size(text: str) -> int | tuple[int, int]:
+    sides = tuple(at_least(1)(side) for side in text.split("x"))
+    if len(sides) > 2:
+        raise argparse.ArgumentTypeError(f"must be N or HxW, got {text!r}")
+    return sides if len(sides) == 2 else sides[0]

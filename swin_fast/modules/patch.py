@@ -8,7 +8,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import check_int, check_size, check_tokens
+from .checks import check_int, check_resolution, check_size, check_tokens
 
 
 class PatchEmbed(nn.Module):
@@ -57,7 +57,7 @@ class PatchMerging(nn.Module):
     """Join each 2 x 2 group of tokens, norm, and project to twice the channels; the original's arguments and keys.
 
     Args:
-        input_resolution: (H, W), the map that the module is built for.
+        input_resolution: (H, W), the map that the module is built for; None for no size.
         dim: channels C of its tokens.
         norm_layer: called as ``norm_layer(4 * dim)``.
 
@@ -66,7 +66,7 @@ class PatchMerging(nn.Module):
 
     def __init__(self, input_resolution, dim, norm_layer=nn.LayerNorm):
         super().__init__()
-        self.input_resolution = check_size("input_resolution", input_resolution)
+        self.input_resolution = check_resolution(input_resolution)
         self.dim = check_int("dim", dim)
         self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
         self.norm = norm_layer(4 * dim)
@@ -77,14 +77,29 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor, size: Sequence[int] | None = None) -> Tensor:
         """(B, H*W, C) -> (B, ceil(H/2) * ceil(W/2), 2*C); `size` is (H, W), `input_resolution` if None."""
+        return self.reduction(self.norm(self._groups(x, size)))
+
+    def _groups(self, x: Tensor, size: Sequence[int] | None) -> Tensor:
+        """(B, H*W, C) -> (B, ceil(H/2) * ceil(W/2), 4*C), the tokens of each group side by side."""
         height, width = check_tokens(x, self.dim, size, self.input_resolution)
         x = x.reshape(-1, height, width, self.dim)
         if height % 2 or width % 2:
             x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
         rows, columns = self.output_size((height, width))
         x = x.reshape(-1, rows, 2, columns, 2, self.dim).permute(0, 1, 3, 4, 2, 5)  # in a group, columns before rows
-        x = x.reshape(-1, rows * columns, 4 * self.dim)
-        return self.reduction(self.norm(x))
+        return x.reshape(-1, rows * columns, 4 * self.dim)
 
     def extra_repr(self) -> str:
         return f"input_resolution={self.input_resolution}, dim={self.dim}"
+
+
+class PatchMergingV2(PatchMerging):
+    """The merging of Swin V2: as `PatchMerging`, but projected first; ``norm_layer(2 * dim)`` comes after."""
+
+    def __init__(self, input_resolution, dim, norm_layer=nn.LayerNorm):
+        super().__init__(input_resolution, dim, norm_layer)
+        self.norm = norm_layer(2 * dim)
+
+    def forward(self, x: Tensor, size: Sequence[int] | None = None) -> Tensor:
+        """(B, H*W, C) -> (B, ceil(H/2) * ceil(W/2), 2*C); `size` is (H, W), `input_resolution` if None."""
+        return self.norm(self.reduction(self._groups(x, size)))

@@ -1,17 +1,19 @@
-"""Our parameter names in the tongue of timm, torchvision and transformers, to copy weights and to compare gradients.
+"""Our parameter names in the tongues of the libraries, to copy weights and to compare gradients.
 
-Each function takes {our name: tensor} of a `SwinTransformer` and returns {peer's name: tensor}.
+Each ``to_`` function takes {our name: tensor} of a model and returns {peer's name: tensor}.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 Tensors = dict[str, Tensor]
+BUFFERS = ("relative_position_index", "attn_mask", "relative_coords_table")
 
 
 def without_buffers(named: Tensors) -> Tensors:
-    return {k: t for k, t in named.items() if not k.endswith(("relative_position_index", "attn_mask"))}
+    return {k: t for k, t in named.items() if not k.endswith(BUFFERS)}
 
 
 def to_timm(named: Tensors) -> Tensors:
@@ -66,3 +68,80 @@ def to_transformers(named: Tensors) -> Tensors:
         else:
             result[name] = tensor
     return result
+
+
+def to_transformers_v2(named: Tensors) -> Tensors:
+    """transformers has the biases of q and v at Linears of their own; `Swinv2Model` has no head."""
+    renames = [
+        ("patch_embed.proj", "embeddings.patch_embeddings.projection"),
+        ("patch_embed.norm", "embeddings.norm"),
+        ("layers.", "encoder.layers."),
+        ("norm1", "layernorm_before"),
+        ("norm2", "layernorm_after"),
+        ("mlp.fc1", "intermediate.dense"),
+        ("mlp.fc2", "output.dense"),
+        ("attn.proj", "attention.output.dense"),
+        ("attn.q_bias", "attention.self.query.bias"),
+        ("attn.v_bias", "attention.self.value.bias"),
+        ("attn.cpb_mlp", "attention.self.continuous_position_bias_mlp"),
+        ("attn.logit_scale", "attention.self.logit_scale"),
+    ]
+    result = {}
+    for name, tensor in without_buffers(named).items():
+        if name.startswith("norm."):
+            result["layernorm." + name.removeprefix("norm.")] = tensor
+            continue
+        for ours, theirs in renames:
+            name = name.replace(ours, theirs)
+        if name.endswith(".attn.qkv.weight"):
+            for part, chunk in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
+                result[name.replace(".attn.qkv.", f".attention.self.{part}.")] = chunk
+        else:
+            result[name] = tensor
+    return result
+
+
+def join_qkv_bias(named: Tensors) -> Tensors:
+    """torchvision's V2 has one bias for q, k and v, whose middle third it sets to zero in every forward."""
+    result = {k: t for k, t in named.items() if not k.endswith((".q_bias", ".v_bias"))}
+    for key in [k for k in named if k.endswith(".q_bias")]:
+        q, v = named[key], named[key.replace(".q_bias", ".v_bias")]
+        result[key.replace(".q_bias", ".qkv.bias")] = torch.cat([q, torch.zeros_like(q), v])
+    return result
+
+
+def split_qkv_bias(named: Tensors) -> Tensors:
+    """The inverse of `join_qkv_bias`; nothing is in the middle third."""
+    result = {k: t for k, t in named.items() if not k.endswith(".qkv.bias")}
+    for key in [k for k in named if k.endswith(".qkv.bias")]:
+        q, k, v = named[key].chunk(3)
+        assert not k.any()
+        result |= {key.replace(".qkv.bias", ".q_bias"): q, key.replace(".qkv.bias", ".v_bias"): v}
+    return result
+
+
+def to_torchvision_3d(named: Tensors) -> Tensors:
+    """torchvision's video model keeps stages and mergings in turn in one list, and an MLP as Linear at 0 and 3."""
+    named = {k: t for k, t in to_torchvision(named).items()}
+
+    def rename(name: str) -> str:
+        if name.startswith(("features.0.0.", "features.0.2.")):  # the embedding has a name of its own here
+            return name.replace("features.0.0", "patch_embed.proj").replace("features.0.2", "patch_embed.norm")
+        if name.startswith("features."):
+            _, place, rest = name.split(".", 2)
+            return f"features.{int(place) - 1}.{rest}"
+        return name
+
+    return {rename(k): t for k, t in named.items()}
+
+
+def to_monai(named: Tensors) -> Tensors:
+    """MONAI counts stages from 1, each in a list of its own."""
+
+    def rename(name: str) -> str:
+        if name.startswith("layers."):
+            _, stage, rest = name.split(".", 2)
+            name = f"layers{int(stage) + 1}.0.{rest}"
+        return name.replace("mlp.fc", "mlp.linear")
+
+    return {rename(k): t for k, t in without_buffers(named).items()}
