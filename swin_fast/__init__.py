@@ -5,6 +5,7 @@ __version__ = "0.1.0"
 from . import functional
 from .dispatch import use_backend
 from .explanation import explain
+from .integrations import Report, accelerate, restore
 from .models import (
     SwinTransformer,
     SwinTransformer3D,
@@ -37,6 +38,7 @@ __all__ = [
     "BasicLayer",
     "PatchEmbed",
     "PatchMerging",
+    "Report",
     "SwinTransformer",
     "SwinTransformer3D",
     "SwinTransformerBlock",
@@ -45,8 +47,10 @@ __all__ = [
     "WindowAttention3D",
     "WindowAttentionV2",
     "WindowPolicy",
+    "accelerate",
     "explain",
     "functional",
+    "restore",
     "swin3d_b",
     "swin3d_s",
     "swin3d_t",

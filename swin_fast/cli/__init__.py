@@ -21,6 +21,7 @@ COMMANDS = {
     "verify": "compare the fused op with plain PyTorch in float64 over shapes, dtypes and options",
     "classify": "say what is in pictures, by a checkpoint of any library",
     "convert": "write a checkpoint of one library as another library has it",
+    "accelerate-check": "what accelerate() replaces in a model of another library, the parity and the speed-up",
 }
 
 

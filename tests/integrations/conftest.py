@@ -1,0 +1,3 @@
+from ..fixtures import one_thread, seed
+
+__all__ = ["one_thread", "seed"]
