@@ -38,8 +38,8 @@ class Golden:
         """How far from the stored float32 value a good float32 code may be, as a share of the tensor's largest value.
 
         The original's own distance from float64, three times (twice for ours, once for its own); `what` is "y",
-        "grad_x", "grad_attention" (bias table, qkv, proj) or "grad" (any parameter). For V2 it is the largest, up to 5e-5
-        in gradients: cosine attention multiplies rounding by its scale, up to 100.
+        "grad_x", "grad_attention" (bias table, qkv, proj) or "grad" (any parameter). For V2 it is the
+        largest, up to 5e-5 in gradients: cosine attention multiplies rounding by its scale, up to 100.
         """
         return 3 * self.float32_error[what] + 1e-6
 
