@@ -25,14 +25,14 @@ def section(rows: list[Row]) -> str:
     """Tables in Markdown; everybody gets the better of the two allocator settings."""
     parts = []
     for device in dict.fromkeys(row.device for row in rows):
-        mine = [row for row in rows if row.device == device]
-        last = mine[-1]
+        groups = newest(row for row in rows if row.device == device)
+        shown = [row for group in groups.values() for row in group.values()]
+        torches, commits = ({getattr(row, name): None for row in shown} for name in ("torch", "commit"))
         parts.append(
-            f"{device}; torch {last.torch}; commit {last.commit}, {last.date}. p50 in ms; T is threads; in brackets, "
-            "how many times as long the peer takes. The attention core is timed with glibc as it is and with freed "
-            "memory kept, and everybody gets the better time; for ours both are shown."
+            f"{device}; torch {', '.join(torches)}; rows of {', '.join(commits)}, until {shown[-1].date}. p50 in ms; T "
+            "is threads; in brackets, how many times as long the peer takes. The attention core is timed with glibc as "
+            "it is and with freed memory kept, and everybody gets the better time; for ours both are shown."
         )
-        groups = newest(mine)
         cores = {place: group for place, group in groups.items() if place[0].startswith("attention")}
         models = {place: group for place, group in groups.items() if place not in cores}
         if cores:
