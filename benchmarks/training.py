@@ -235,11 +235,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
     parser.add_argument("--task", nargs="+", choices=tuple(TASKS), default=list(TASKS))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1, help="of torch; such small models gain nothing from more (1)")
     parser.add_argument("--figure", type=Path, default=Path("training.svg"), help="file to draw to (%(default)s)")
     args = parser.parse_args(argv)
     if not native.loaded:
         print(f"nothing to compare: {native.reason}", file=sys.stderr)
         return 1
+    torch.set_num_threads(args.threads)
     found, wrong = {}, []
     for task in (TASKS[name] for name in args.task):
         found[task.name] = curves = {road: train(task, road, args.seed) for road in ROADS}

@@ -11,6 +11,8 @@ from benchmarks import training
 from benchmarks.training import ROADS, TASKS, Curve, train
 from swin_fast import native
 
+from ..fixtures import one_thread  # noqa: F401
+
 
 @pytest.fixture(autouse=True)
 def digits_are_there():
@@ -80,7 +82,7 @@ def test_what_is_wrong_is_said():
     assert training.judge(task, poor, curve()) == ["reference gets 96.5% right, which must be 97%"]
 
 
-def test_report_and_picture(monkeypatch, tmp_path, capsys):
+def test_report_and_picture(monkeypatch, tmp_path, capsys, one_thread):  # noqa: F811
     """The whole command, with trainings that take no time."""
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(training.native, "loaded", True)

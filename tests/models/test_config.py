@@ -101,6 +101,17 @@ def test_build_takes_keywords():
     assert build("swin3d_t", depths=(1,), num_heads=(3,), policy=WindowPolicy("none")).config.policy.clamp == "none"
 
 
+@pytest.mark.parametrize("config_class", MODELS)
+def test_new_weights(config_class):
+    """Normal with std 0.02 cut off far out, and no bias, as the original code starts."""
+    torch.manual_seed(0)
+    model = MODELS[config_class](embed_dim=48, depths=(1, 1), num_heads=(2, 2))
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            assert module.weight.numel() < 1000 or abs(module.weight.std() - 0.02) < 0.002
+            assert module.bias is None or not module.bias.any()
+
+
 def test_bad_names_and_configs():
     with pytest.raises(ValueError, match=r"name must be one of \('swin_t', .*got 'swin_x'"):
         build("swin_x")

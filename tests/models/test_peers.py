@@ -16,7 +16,7 @@ from swin_fast import SwinTransformer, SwinTransformer3D, SwinTransformerV2, Win
 from swin_fast.models import SwinUNETREncoder
 
 from ..peers import define_torchvision_operators
-from ..weights import assert_close, gradients, randomize
+from ..weights import assert_close, distance, gradients, randomize
 from . import peer_weights as names
 
 SMALL = {"patch_size": 4, "embed_dim": 16, "depths": (2, 2, 2), "num_heads": (2, 4, 2), "window_size": 7}
@@ -160,6 +160,24 @@ def test_transformers_v2(size, built_for):
     peer = transformers.Swinv2Model(transformers.Swinv2Config(image_size=built_for, **SMALL_V2))
     ours = SwinTransformerV2(img_size=built_for, num_classes=0, policy="transformers_v2", **SMALL_V2)
     assert_same(ours, peer, names.to_transformers_v2, images(size), lambda out: out.pooler_output)
+
+
+def test_transformers_v2_adds_the_mask_twice():
+    """Seen where the scale is 100 and windows are so small that a query may have no unmasked key like it."""
+    transformers = pytest.importorskip("transformers")
+    options = {"image_size": 16, "patch_size": 4, "embed_dim": 8, "depths": (2,), "num_heads": (4,), "window_size": 2}
+    peer = transformers.Swinv2Model(transformers.Swinv2Config(**options)).eval()
+    options["img_size"] = options.pop("image_size")
+    ours = [randomize(SwinTransformerV2(num_classes=0, policy=p, **options)) for p in ("transformers_v2", "original")]
+    for model in ours:
+        for block in model.eval().layers[0].blocks:
+            torch.nn.init.constant_(block.attn.logit_scale, 5.0)
+    peer.load_state_dict(names.to_transformers_v2(dict(ours[0].named_parameters())), strict=False)
+    image = images((16, 16), batch=8)
+    with torch.no_grad():
+        want = peer(image).pooler_output
+        assert distance(ours[0](image), want) < 1e-5
+        assert distance(ours[1](image), want) > 1e-2
 
 
 CLIPS = [(8, 64, 64), (4, 48, 80), (3, 30, 38), (9, 17, 50), (2, 8, 8)]
