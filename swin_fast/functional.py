@@ -1,4 +1,4 @@
-"""The documented front door of the op: arguments are checked here, then one call into the dispatcher is made."""
+"""The documented front door of the ops: arguments are checked here, then one call into the dispatcher is made."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_WINDOW_TOKENS = 1024
 MAX_HEAD_DIM = 256
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
-__all__ = ["window_attention"]
+__all__ = ["gelu", "window_attention"]
 
 
 def window_attention(
@@ -92,6 +92,29 @@ def window_attention(
         )  # fmt: skip
     op = ops.interpreted() if road == "interpreted" else None
     return ops.window_attention(qkv, bias_table, bias_index, pad_qkv, mask, logit_scale, seed, num_heads, *options, op)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """The exact GELU, x * Phi(x) with the normal distribution function Phi (Hendrycks and Gimpel, "Gaussian Error
+    Linear Units", 2016), torch's ``approximate="none"``.
+
+    On the CPU a kernel of our own takes float32, bfloat16 and float16, which keeps the digits of the tail down to -5.66
+    and gives 0 below. PyTorch's own runs with gradients, in compiled or traced code, for float64 and on other devices.
+
+    Args:
+        x: any shape and strides; float32, bfloat16, float16 or float64.
+
+    Returns:
+        Shape and dtype of x; its strides where x fills its memory. gelu(inf) is inf, gelu(-inf) is NaN.
+
+    Raises:
+        TypeError: x is no tensor or has another dtype.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a Tensor, got {type(x).__name__}")
+    if x.dtype not in DTYPES:
+        raise TypeError(f"x must be float32, bfloat16, float16 or float64, got {x.dtype}")
+    return ops.gelu(x)
 
 
 def check_arguments(

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from . import dispatch, gpu, native
 
@@ -29,10 +31,14 @@ _BACKWARD = (
     "-> (Tensor, Tensor, Tensor, Tensor)"
 )
 
+GELU_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
 _lib = torch.library.Library("swin_fast", "FRAGMENT")
 _lib.define("cpu_capability() -> str")
 _lib.define("cuda_mode(int mode) -> int")  # 0: run what is compiled in, 1: hand every call on; the mode before
 _lib.define("tf32() -> bool")
+_lib.define("gelu(Tensor x) -> Tensor")
+_lib.define("gelu_(Tensor(a!) x) -> ()")  # for a contiguous x that nobody else holds: its version is not counted up
 
 
 @torch.library.impl(_lib, "tf32", "CompositeExplicitAutograd")
@@ -51,6 +57,30 @@ def window_attention(
         qkv, bias_table, bias_index, pad_qkv, mask, logit_scale, seed, num_heads, window_size, shift_size, scale,
         pad_order == "roll_then_pad", mask_value, dropout_p, save_lse,
     )[0]  # fmt: skip
+
+
+def gelu(x: Tensor) -> Tensor:
+    """PyTorch's exact GELU; our kernel where `runs_gelu`."""
+    return torch.ops.swin_fast.gelu.default(x) if runs_gelu(x) else F.gelu(x)
+
+
+def runs_gelu(x: Tensor) -> bool:
+    """Whether our GELU kernel takes x: a plain CPU tensor that no derivative is asked of, outside any tracing.
+
+    A compiler fuses PyTorch's own, and for training it costs less than an autograd formula in Python.
+    """
+    return (
+        type(x) in (Tensor, torch.nn.Parameter)
+        and not torch.compiler.is_compiling()
+        and x.device.type == "cpu"
+        and x.dtype in GELU_DTYPES
+        and native.loaded
+        and not (x.requires_grad and torch.is_grad_enabled())
+        and forward_ad._current_level < 0
+        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+        and not torch.jit.is_tracing()
+        and dispatch.forced_backend() in ("auto", "cpu")
+    )
 
 
 def _fake(qkv, table, index, pad_qkv, mask, logit_scale, seed, num_heads, *options):
@@ -133,6 +163,25 @@ def interpreted() -> torch._ops.OpOverload:
     return _interpreted
 
 
+def _fake_gelu(x):
+    out = torch.empty_like(x)
+    return out if out.stride() == x.stride() else torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _plain_gelu_(x):
+    torch.ops.aten.gelu_(x)
+
+
+_lib.impl("gelu", F.gelu, "CompositeExplicitAutograd")  # wherever there is no kernel of our own
+_lib.impl("gelu_", _plain_gelu_, "CompositeExplicitAutograd")
+torch.library.register_fake("swin_fast::gelu", _fake_gelu, lib=_lib)
+torch.library.register_fake("swin_fast::gelu_", lambda x: None, lib=_lib)
+torch.library.register_autograd(
+    "swin_fast::gelu",
+    lambda ctx, grad: torch.ops.aten.gelu_backward(grad, *ctx.saved_tensors),
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+    lib=_lib,
+)
 _define_differentiable("")
 # what the CUDA library hands a call on to; below autograd, so they have a schema and kernels alone
 _lib.define(_FORWARD.format("_python"))

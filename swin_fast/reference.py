@@ -139,3 +139,8 @@ def window_attention(
     for axis, g in zip(axes, grid, strict=True):
         out = out.narrow(axis, 0, g)
     return out if pad_order == "pad_then_roll" else roll(out, shift_size)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """x * Phi(x), Phi the normal distribution function (Hendrycks and Gimpel 2016); erfc keeps the tail's digits."""
+    return x * 0.5 * torch.erfc(x * -(0.5**0.5))

@@ -67,6 +67,9 @@ struct WindowAttentionKernels {
   void (*backward)(const WindowAttentionParams&, DType, int64_t begin, int64_t end, void* scratch);  // chunks x groups
 };
 
+// Elements [begin, end) of two contiguous arrays, which may be one.
+using GeluKernel = void (*)(const void* x, void* out, DType, int64_t begin, int64_t end);
+
 constexpr int64_t kBlock = 64;  // queries handled together; the row length of every (keys, queries) matrix
 
 SWIN_FAST_HOST_DEVICE inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }

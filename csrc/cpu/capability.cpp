@@ -14,27 +14,27 @@ const Capability* capabilities() {  // best first
       {"avx512_bf16", true,
        (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")),
-       avx512_bf16_kernels()},
+       avx512_bf16_kernels(), gelu_avx512_bf16()},
 #else
-      {"avx512_bf16", false, false, {}},
+      {"avx512_bf16", false, false, {}, nullptr},
 #endif
 #if defined(SWIN_FAST_AVX512)
       {"avx512", true,
        (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512dq")),
-       avx512_kernels()},
+       avx512_kernels(), gelu_avx512()},
 #else
-      {"avx512", false, false, {}},
+      {"avx512", false, false, {}, nullptr},
 #endif
 #if defined(SWIN_FAST_AVX2)
       {"avx2", true,
        (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")),
-       avx2_kernels()},
+       avx2_kernels(), gelu_avx2()},
 #else
-      {"avx2", false, false, {}},
+      {"avx2", false, false, {}, nullptr},
 #endif
-      {"portable", true, true, portable_kernels()},
-      {nullptr, false, false, {}},
+      {"portable", true, true, portable_kernels(), gelu_portable()},
+      {nullptr, false, false, {}, nullptr},
   };
   return all;
 }

@@ -128,6 +128,10 @@ SF_INLINE Vec<double, W> widen_n(const double* p) {
 }
 template <int W>
 SF_INLINE Vec<float, W> widen_n(const BFloat16* p) {
+#if defined(__AVX512F__)
+  if constexpr (W == 16)  // GCC makes two halves and joins them
+    return (Vec<float, W>)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16);
+#endif
   const auto half = load<Vec<uint16_t, W>>(&p->bits);
   return reinterpret<Vec<float, W>>(__builtin_convertvector(half, Vec<uint32_t, W>) << 16);
 }
@@ -197,6 +201,46 @@ SF_INLINE A sum_lanes(Vec<A, W> v) {
   for (int i = 0; i < W; ++i) total += v[i];
   return total;
 }
+
+// ---- sixteen floats, looked up lane by lane ------------------------------------------------------------------------
+
+// Only the four lowest bits of an index count.
+template <int W>
+struct Lookup16 {  // any vector: from memory
+  const float* at;
+  SF_INLINE void set(const float* table) { at = table; }
+  static SF_INLINE Vec<uint32_t, W> index(Vec<uint32_t, W> i) { return i & 15; }
+  SF_INLINE Vec<float, W> operator[](Vec<uint32_t, W> i) const {
+    Vec<float, W> v;
+    for (int lane = 0; lane < W; ++lane) v[lane] = at[i[lane]];
+    return v;
+  }
+};
+#if defined(__AVX2__)
+template <>
+struct Lookup16<8> {
+  __m256 low, high;
+  struct Index {
+    __m256i lane;
+    __m256 half;  // sign bit: the upper eight
+  };
+  SF_INLINE void set(const float* table) { low = _mm256_loadu_ps(table), high = _mm256_loadu_ps(table + 8); }
+  static SF_INLINE Index index(Vec<uint32_t, 8> i) { return {(__m256i)i, (__m256)(i << 28)}; }
+  SF_INLINE Vec<float, 8> operator[](Index i) const {
+    return (Vec<float, 8>)_mm256_blendv_ps(_mm256_permutevar8x32_ps(low, i.lane),
+                                           _mm256_permutevar8x32_ps(high, i.lane), i.half);
+  }
+};
+#endif
+#if defined(__AVX512F__)
+template <>
+struct Lookup16<16> {
+  __m512 all;
+  SF_INLINE void set(const float* table) { all = _mm512_loadu_ps(table); }
+  static SF_INLINE __m512i index(Vec<uint32_t, 16> i) { return (__m512i)i; }
+  SF_INLINE Vec<float, 16> operator[](__m512i i) const { return (Vec<float, 16>)_mm512_permutexvar_ps(i, all); }
+};
+#endif
 
 // ---- 2^x -----------------------------------------------------------------------------------------------------------
 

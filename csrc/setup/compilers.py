@@ -20,7 +20,7 @@ X86_SETS = {"avx2": _AVX2, "avx512": _AVX512, "avx512_bf16": [*_AVX512, "-mavx51
 
 def isa_of(source: Path) -> str | None:
     """The instruction set that a file is for, by the end of its name; None for a file every CPU runs."""
-    return next((isa for isa in X86_SETS if source.stem == f"window_attention_{isa}"), None)
+    return next((isa for isa in X86_SETS if source.stem.endswith(f"_{isa}")), None)
 
 
 def find_compiler() -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from . import monai, structure, timm, torchvision, transformers
+from . import feed_forward, monai, structure, timm, torchvision, transformers
 from .report import Entry, Report
 from .swap import Fused, covered, swap, swap_back
 from .verify import Recorder, example_input
@@ -23,7 +23,7 @@ def accelerate(
     strict: bool = False,
     stateful_window: bool = True,
 ) -> Report:
-    """Run the window attention of a Swin model in one pass over memory, in place.
+    """Run the window attention of a Swin model in one pass over memory, and the GELU of its MLPs by our CPU kernel.
 
     Known are the Swin models of timm (V1, V2, V2-CR), torchvision (V1, V2, 3D), transformers (Swin, Swinv2, Swin2SR,
     MaskFormerSwin, Donut's and CLAP's) and MONAI (SwinUNETR), by their classes; and by structure, wherever they were
@@ -39,7 +39,9 @@ def accelerate(
     Args:
         model: any module; it is changed in place. Calling it again does no harm.
         fuse: what is fused. "attention" is partition, shift, masked attention with bias, and reverse; "auto" is all
-            that this version can fuse, which is the same.
+            that this version can fuse: that, and the exact GELU of the blocks' MLPs on the CPU, which without gradients
+            writes over what the first Linear returned. It stays the library's in training, in compiled and traced
+            code, and on other devices. A tanh GELU is left alone.
         verify: compare the model before and after, in eval mode: on this input (a tensor, a tuple of arguments or a
             dict of keywords), or with True on a random one of the size in the model's configuration. The report has
             the difference of each block; RuntimeError, and the model is restored, if they differ too much.
@@ -62,12 +64,14 @@ def accelerate(
     report, work = Report(), []
     for name, module in model.named_modules():
         entry, mixin = _look(name, module)
-        if entry is None:
-            continue
-        report.entries.append(entry)
-        if mixin is not None:
-            entry.by = f"swin_fast {mixin.what}"
-            work.append((module, mixin, mixin.options(module, name, stateful_window)))
+        found = [] if entry is None else [(entry, module, mixin)]
+        if fuse == "auto" and (mlp := feed_forward.look(name, module, mixin)):
+            found.append(mlp)
+        for entry, part, mixin in found:
+            report.entries.append(entry)
+            if mixin is not None:
+                entry.by = f"swin_fast {mixin.what}"
+                work.append((part, mixin, mixin.options(part, entry.name, stateful_window)))
     if strict and (report.left or not report.entries):
         raise RuntimeError(f"strict: not every module could be replaced, so none was\n{report}")
     recorder = None
@@ -103,7 +107,9 @@ def restore(model: nn.Module) -> None:
 
 
 def _look(name: str, module: nn.Module) -> tuple[Entry | None, type[Fused] | None]:
-    """What is known of a module, and the mixin that it gets; (None, None) if nothing is."""
+    """What is known of a module, and the mixin that it gets; (None, None) if nothing is. MLPs come with blocks."""
+    if isinstance(module, feed_forward.FeedForward):
+        return None, None
     if isinstance(module, Fused):
         original, mixin = module._swin_fast_original, module._swin_fast_mixin
         return Entry(name, original.__name__, original.__module__.partition(".")[0]), mixin

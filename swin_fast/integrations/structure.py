@@ -61,7 +61,7 @@ def _has(module: nn.Module, path: str) -> bool:
 
 
 def _attention(module: nn.Module) -> nn.Module:
-    return module.w_msa if hasattr(module, "w_msa") else module.attn
+    return module.w_msa if hasattr(module, "w_msa") else getattr(module, "attn", module)
 
 
 def _difference(module: nn.Module, shape: Shape) -> str:

@@ -12,6 +12,8 @@ import warnings
 import torch
 from torch import Tensor, nn
 
+from ..modules.hooks import hooked, wrapped
+
 _made: dict[tuple[type, type], type] = {}
 _said: set[tuple[type, str]] = set()
 
@@ -91,18 +93,12 @@ def overrides(module: nn.Module, known: type[nn.Module], methods: tuple[str, ...
     return ""
 
 
-def hooked(module: nn.Module) -> bool:
-    """Whether somebody watches or changes the calls of `module`: hooks, or a forward put on the instance."""
-    return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    ) or (not torch.compiler.is_compiling() and "forward" in vars(module))
-
-
 def own_road(module: Fused, x: Tensor, skipped: tuple[str, ...], reason: str = "") -> bool:
     """Whether this call has to take the library's own road; the reason is said once for each class.
 
-    `skipped` names submodules that the fused road does not call: a hook on one of them wants to see what only the
-    library's road computes. Tracing by torch.fx or torch.jit records the library's road, too, without a word.
+    `skipped` names submodules that the fused road does not call: a hook on one of them, or a wrapper around it, wants
+    what only the library's road computes. Tracing by torch.fx or torch.jit records the library's road, too, without a
+    word.
     """
     if not isinstance(x, Tensor) or torch.jit.is_tracing():
         return True
@@ -113,6 +109,9 @@ def own_road(module: Fused, x: Tensor, skipped: tuple[str, ...], reason: str = "
                 child = child._modules.get(part) if child is not None else None
             if child is not None and hooked(child):
                 reason = f"{name} is hooked, and the fused road does not call it"
+                break
+            if child is not None and wrapped(child):
+                reason = f"{name} is wrapped in a {type(child).__name__}, and the fused road does not call it"
                 break
     if reason and not torch.compiler.is_compiling() and (type(module), reason) not in _said:
         _said.add((type(module), reason))

@@ -32,7 +32,8 @@ class _Block(Fused):
     @classmethod
     def why_not(cls, module: nn.Module) -> str:
         attn = module.attn
-        channels = attn.qkv.weight.shape[0] // 3 if hasattr(attn.qkv, "weight") else module.dim
+        # not the weight's own shape: sharded by FSDP it is empty on some ranks
+        channels = getattr(attn.qkv, "out_features", 3 * module.dim) // 3
         head_dim = channels // attn.num_heads
         return why_not(head_dim, module.window_size, module.shift_size, attn.attn_drop)
 

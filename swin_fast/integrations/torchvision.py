@@ -21,7 +21,7 @@ from .swap import Fused, own_road
 class Attention(Fused):
     @classmethod
     def why_not(cls, module: nn.Module) -> str:
-        head_dim = module.qkv.weight.shape[0] // (3 * module.num_heads)
+        head_dim = module.qkv.out_features // (3 * module.num_heads)
         return why_not(head_dim, module.window_size, module.shift_size, module.attention_dropout)
 
     def forward(self, x: Tensor) -> Tensor:

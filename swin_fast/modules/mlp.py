@@ -2,8 +2,31 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn as nn
 from torch import Tensor
+
+from .. import ops
+from .hooks import hooked, hooked_globally
+
+
+def linear_gelu(linear: nn.Module, act: nn.Module, x: Tensor, exact: bool) -> Tensor:
+    """act(linear(x)), by our kernel where it takes the result and `exact` says that `act` is the exact GELU.
+
+    What a plain Linear returns is new, and nobody else has it unless it is hooked, so it is written over in place: on
+    the way from one layer to the next, fresh memory costs more than the arithmetic.
+    """
+    x = linear(x)
+    if not exact or not ops.runs_gelu(x) or hooked(act) or hooked_globally():
+        return act(x)
+    if type(linear) is not nn.Linear or hooked(linear) or not x.is_contiguous():
+        return ops.gelu(x)
+    torch.ops.swin_fast.gelu_.default(x)
+    return x
+
+
+def exact_gelu(act: nn.Module) -> bool:
+    return type(act) is nn.GELU and act.approximate == "none"
 
 
 class Mlp(nn.Module):
@@ -18,7 +41,7 @@ class Mlp(nn.Module):
         self.drop = nn.Dropout(drop)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
+        return self.drop(self.fc2(self.drop(linear_gelu(self.fc1, self.act, x, exact_gelu(self.act)))))
 
 
 class DropPath(nn.Module):

@@ -22,11 +22,11 @@ SIZES = {"divisible": (16, 16), "not_divisible": (18, 22), "not_square": (16, 28
 
 @dataclass(frozen=True)
 class Model:
-    """`build(drop_path)` makes the model; `image(size)` its input; `blocks` is how many modules are replaced."""
+    """`build(drop_path)` makes the model; `image(size)` its input; `blocks` modules are replaced, MLPs too."""
 
     needs: tuple[str, ...]
     build: Callable[[float], nn.Module]
-    blocks: int = 4
+    blocks: int = 8
     image: Callable[[tuple[int, int]], Tensor] = lambda size: torch.randn(2, 3, *size)
     call: Callable[[nn.Module, Tensor], object] = lambda model, x: model(x)
     sizes: tuple[str, ...] = tuple(SIZES)
@@ -249,7 +249,7 @@ MODELS = {
     "transformers_donut": Model(("transformers",), hf_donut, crashes=("smaller_than_window",)),
     "transformers_clap": Model(("transformers",), hf_clap, image=mel, sizes=("divisible",)),
     "transformers_clap_odd": Model(("transformers",), hf_clap_odd, image=mel, sizes=("not_divisible",)),
-    "monai_2d": Model(("monai", "einops"), monai_2d, blocks=12),
-    "monai_3d": Model(("monai", "einops"), monai_3d, blocks=10, image=volume),
-    "monai_unetr": Model(("monai", "einops"), monai_unetr, blocks=9, image=grey, sizes=("divisible", "not_square")),
+    "monai_2d": Model(("monai", "einops"), monai_2d, blocks=20),
+    "monai_3d": Model(("monai", "einops"), monai_3d, blocks=16, image=volume),
+    "monai_unetr": Model(("monai", "einops"), monai_unetr, blocks=14, image=grey, sizes=("divisible", "not_square")),
 }

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 import swin_fast
-from swin_fast import dispatch
 from swin_fast.functional import window_attention
 
 from .cases import DIFFERENTIABLE, DTYPES, Case, assert_accurate, assert_identical, run
+from .gpu import need
 
 pytestmark = pytest.mark.gpu
 
@@ -37,19 +37,6 @@ CASES = [
     Case(W, G, dropout=0.3, pad="attended", shift=1, wide=True),
 ]
 USUAL = Case((7, 7), (14, 14), shift=3, heads=3, head_dim=32, pad="attended")
-
-
-def need(name: str, case: Case, dtype: torch.dtype) -> str:
-    """`name`; the test is skipped where that backend does not run such a call, with the reason."""
-    call = dispatch.Call(
-        dispatch.describe(torch.device("cuda")), dtype, case.batch, case.grid, case.window, case.heads, case.head_dim,
-        case.bias != "none", case.bias == "index", case.pad == "attended", case.mask != "none", case.cosine,
-        case.dropout > 0,
-    )  # fmt: skip
-    verdict = dispatch.CAN_RUN[name](call)
-    if not verdict:
-        pytest.skip(f"{name}: {verdict.reason}")
-    return name
 
 
 @pytest.fixture(params=["triton", "cuda"])
