@@ -1,10 +1,13 @@
 """What the compiled kernels of the CUDA library need of a GPU, read from the library that is installed.
 
-    python -m benchmarks.cuda_resources [--arch sm_90a] [--csv FILE]
+    python -m benchmarks.cuda_resources [--arch sm_90a] [--csv [FILE]]
 
 Registers, local memory (a spilled register lives there) and instructions are read with NVIDIA's cuobjdump, the
 toolkit's or that of the triton package; threads and shared memory are what the library would launch; the blocks that a
 multiprocessor holds follow from those. No GPU is needed, but a torch with CUDA is, or else the last three are left out.
+
+The kept tables, benchmarks/compiled/cuda-*.csv, have what nvcc of that version made. After a change of the kernels:
+build the library in place with the default architectures, and run this with --csv.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ import torch
 import swin_fast
 from swin_fast import native
 
+FOLDER = Path(__file__).parent / "compiled"
 LIBRARY = Path(swin_fast.__file__).with_name("_C_cuda.abi3.so")
 MODES = ("float32", "tf32", "bfloat16", "float16")  # as the kernels' Mode counts them
 KERNEL = re.compile(r"window_attention_(forward|backward)ILNS_4ModeE(\d)ELi(\d+)ELb([01])EE")
@@ -170,10 +174,32 @@ def table(lines: Iterable[Row]) -> str:
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in text)
 
 
+def kept_file() -> Path:
+    """The kept table of the nvcc that the library was built with."""
+    return FOLDER / f"cuda-{native.build_info().get('cuda_toolkit')}.csv"
+
+
+def read_table(file: Path) -> list[Row]:
+    def value(name: str, text: str) -> str | int | None:
+        return text if name in ("arch", "direction", "mode") else int(text) if text else None
+
+    with file.open(newline="", encoding="utf-8") as handle:
+        return [Row(**{k: value(k, v) for k, v in line.items()}) for line in csv.DictReader(handle)]
+
+
+def write_table(file: Path, lines: Iterable[Row]) -> None:
+    with file.open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.DictWriter(handle, [f.name for f in fields(Row)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(map(asdict, lines))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cuda_resources", description=__doc__.split("\n")[0])
     parser.add_argument("--arch", action="append", help="such as sm_90a; default: all that were built")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table there, too")
+    parser.add_argument(
+        "--csv", nargs="?", type=Path, const=kept_file(), metavar="FILE", help="write FILE (default: the kept table)"
+    )
     args = parser.parse_args()
     if why_not():
         parser.exit(1, f"nothing to read: {why_not()}\n")
@@ -183,10 +209,8 @@ def main() -> None:
     found = [row for arch in args.arch or architectures() for row in rows(arch)]
     print(table(found))
     if args.csv:
-        with args.csv.open("w", newline="", encoding="utf-8") as handle:
-            writer = csv.DictWriter(handle, [f.name for f in fields(Row)], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(asdict(row) for row in found)
+        write_table(args.csv, found)
+        print(f"{len(found)} rows written to {args.csv}")
 
 
 if __name__ == "__main__":

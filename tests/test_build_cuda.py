@@ -32,7 +32,7 @@ def script(file: Path, text: str) -> Path:
 
 def fake_nvcc(home: Path, version="13.0", known=KNOWN) -> Path:
     """A compiler driver that answers what the build asks one, like the real thing, on stderr where that does."""
-    patterns = "|".join(f"*arch=compute_{name},*" for name in known)
+    patterns = "|".join(f"*arch=compute_{name},code={kind}_{name}\\ *" for name in known for kind in ("sm", "compute"))
     return script(
         home / "bin" / "nvcc",
         f"""case "$*" in
@@ -130,6 +130,24 @@ def test_the_default_architectures(tmp_path):
     assert left_out == {}
 
 
+def test_targets_of_one_generation_share_the_ptx_that_they_are_made_from(tmp_path, monkeypatch):
+    from cuda_toolkit import architectures
+
+    found, _ = architectures(toolkit(tmp_path))
+    for name in ("sm_80", "sm_86", "sm_89"):
+        assert found[name] == ["-gencode", f"arch=compute_80,code={name}"]
+    assert found["sm_100"] == ["-gencode", "arch=compute_100,code=sm_100"]
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.9;8.6+PTX;9.0;10.0")
+    found, _ = architectures(toolkit(tmp_path))
+    assert found == {
+        "sm_89": ["-gencode", "arch=compute_86,code=sm_89"],
+        "sm_86": ["-gencode", "arch=compute_86,code=sm_86"],
+        "compute_86": ["-gencode", "arch=compute_86,code=compute_86"],
+        "sm_90a": ["-gencode", "arch=compute_90a,code=sm_90a"],
+        "sm_100": ["-gencode", "arch=compute_100,code=sm_100"],
+    }
+
+
 def test_an_older_nvcc_leaves_out_what_it_does_not_know_but_never_the_ptx(tmp_path):
     from cuda_toolkit import architectures
 
@@ -146,7 +164,10 @@ def test_torchs_arch_list_overrides(tmp_path, monkeypatch):
     assert list(found) == ["sm_86", "sm_90a", "compute_90"]
     assert left_out == {"sm_75": "the kernels need sm_80 or newer"}
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "7.5;13.0")
-    with pytest.raises(NoCuda, match="none .* sm_75: the kernels need sm_80 or newer; sm_130: nvcc of CUDA 13.0 does"):
+    reason = (
+        "TORCH_CUDA_ARCH_LIST .* sm_75: the kernels need sm_80 or newer; sm_130: nvcc of CUDA 13.0 does not know it"
+    )
+    with pytest.raises(NoCuda, match=reason):
         architectures(toolkit(tmp_path))
 
 

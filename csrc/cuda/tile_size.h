@@ -61,14 +61,15 @@ struct TokenArrays {
   int32_t* region;      // side of the seam on each axis, or kMaskedKey
   int32_t* local;       // coordinates in the window, 10 bits each
 
-  SWIN_FAST_HOST_DEVICE TokenArrays(Arena& arena, int tokens, bool backward) {
+  // `fixed` is for what is the same in every window, `moving` for the rest.
+  SWIN_FAST_HOST_DEVICE TokenArrays(Arena& fixed, Arena& moving, int tokens, bool backward) {
     const int rows = round_up(tokens, kChunk);
-    source = arena.take<const void*>(rows);
-    grad = arena.take<const void*>(backward ? rows : 0);
-    position = arena.take<int32_t>(rows);
-    bias_at = arena.take<int32_t>(rows);
-    region = arena.take<int32_t>(rows);
-    local = arena.take<int32_t>(rows);
+    bias_at = fixed.take<int32_t>(rows);
+    local = fixed.take<int32_t>(rows);
+    source = moving.take<const void*>(rows);
+    grad = moving.take<const void*>(backward ? rows : 0);
+    position = moving.take<int32_t>(rows);
+    region = moving.take<int32_t>(rows);
   }
 };
 constexpr int kMaskedKey = 8;
@@ -80,16 +81,27 @@ struct ForwardStage {
   TokenArrays tokens;
   Storage *query, *key, *value;  // (rows, stride), one chunk of keys
 
-  SWIN_FAST_HOST_DEVICE ForwardStage(unsigned char* base, int n, int stride) : arena{base, 0}, tokens(arena, n, false) {
+  SWIN_FAST_HOST_DEVICE ForwardStage(unsigned char* base, int n, int stride)
+      : arena{base, 0}, tokens(arena, arena, n, false) {
     query = arena.take<Storage>(round_up(n, kWarpRows) * stride);
     key = arena.take<Storage>(kChunk * stride);
     value = arena.take<Storage>(kChunk * stride);
   }
 };
 
+// Rows of the standard bias table; a table with an index of its own, which may be of any size, stays in global memory.
+SWIN_FAST_HOST_DEVICE inline int table_rows(const Geometry& g) {
+  return int((2 * g.window[0] - 1) * (2 * g.window[1] - 1) * (2 * g.window[2] - 1));
+}
+
+// Whether a call has tokens that read pad_qkv.
+SWIN_FAST_HOST_DEVICE inline bool reads_pad(const CudaParams& p) { return p.pad_qkv && p.geometry.padded; }
+
+// A backward block's shared memory. What belongs to one window is there once or twice: one is copied while the other is
+// computed.
 template <class Storage>
 struct BackwardShared {
-  Arena arena;
+  Arena stage, fixed;
   TokenArrays tokens;
   Storage *query, *key, *value, *grad;  // (kChunk, stride)
   Storage* weights;                     // (kChunk, kWeightStride): P, then dS
@@ -102,30 +114,36 @@ struct BackwardShared {
   float* pad_sum;     // (warps, 2, head dim), the gradients of padded tokens' k and v
   float* scale_sum;   // a number for each warp
 
-  SWIN_FAST_HOST_DEVICE BackwardShared(unsigned char* base, int n, int bias_rows, int stride, int head_dim)
-      : arena{base, 0}, tokens(arena, n, true) {
-    const int rows = round_up(n, kChunk), many = n > kChunk ? rows : 0;
-    query = arena.take<Storage>(kChunk * stride);
-    key = arena.take<Storage>(kChunk * stride);
-    value = arena.take<Storage>(kChunk * stride);
-    grad = arena.take<Storage>(kChunk * stride);
-    weights = arena.take<Storage>(kChunk * kWeightStride);
-    norm_query = arena.take<float>(rows);
-    norm_key = arena.take<float>(rows);
-    table = arena.take<float>(bias_rows);
-    row_max = arena.take<float>(many);
-    row_inverse = arena.take<float>(many);
-    row_inner = arena.take<float>(many);
-    grad_query = arena.take<float>(n > kChunk ? round_up(n, kWarpRows) * (head_dim + 8) : 0);
-    pad_sum = arena.take<float>(kBackwardThreads / 32 * 2 * head_dim);
-    scale_sum = arena.take<float>(kBackwardThreads / 32);
+  static constexpr int stage_bytes(int n, int stride) {
+    return round_up(n, kChunk) * (2 * int(sizeof(void*)) + 2 * int(sizeof(int32_t))) +
+           4 * kChunk * stride * int(sizeof(Storage));
+  }
+
+  // Stage `at` of `stages`.
+  SWIN_FAST_HOST_DEVICE BackwardShared(unsigned char* base, const CudaParams& p, int stride, int head_dim, int stages,
+                                       int at)
+      : stage{base + at * stage_bytes(p.tokens, stride), 0},
+        fixed{base, size_t(stages * stage_bytes(p.tokens, stride))},
+        tokens(fixed, stage, p.tokens, true) {
+    const int n = p.tokens, rows = round_up(n, kChunk), many = n > kChunk ? rows : 0;
+    // Small windows fit everywhere; for others the bytes must be known before the tensors are.
+    const bool cosine = many || p.logit_scale, pad = many || reads_pad(p);
+    query = stage.take<Storage>(kChunk * stride);
+    key = stage.take<Storage>(kChunk * stride);
+    value = stage.take<Storage>(kChunk * stride);
+    grad = stage.take<Storage>(kChunk * stride);
+    weights = fixed.take<Storage>(kChunk * kWeightStride);
+    norm_query = fixed.take<float>(cosine ? rows : 0);
+    norm_key = fixed.take<float>(cosine ? rows : 0);
+    table = fixed.take<float>(table_rows(p.geometry));
+    row_max = fixed.take<float>(many);
+    row_inverse = fixed.take<float>(many);
+    row_inner = fixed.take<float>(many);
+    grad_query = fixed.take<float>(n > kChunk ? round_up(n, kWarpRows) * (head_dim + 8) : 0);
+    pad_sum = fixed.take<float>(pad ? kBackwardThreads / 32 * 2 * head_dim : 0);
+    scale_sum = fixed.take<float>(kBackwardThreads / 32);
   }
 };
-
-// Rows of the standard bias table; a table with an index of its own, which may be of any size, stays in global memory.
-SWIN_FAST_HOST_DEVICE inline int table_rows(const Geometry& g) {
-  return int((2 * g.window[0] - 1) * (2 * g.window[1] - 1) * (2 * g.window[2] - 1));
-}
 
 struct DeviceLimits {
   int multiprocessors;
@@ -139,7 +157,7 @@ struct LaunchPlan {
   int64_t windows_per_block;
   size_t workspace_bytes;
   bool fits;
-  int stages;  // windows of a forward block in shared memory at a time
+  int stages;  // windows of a block in shared memory at a time
 };
 
 // A block sums dS over its windows for every query and key. Small windows of the standard index end as rows of the
@@ -171,8 +189,13 @@ inline LaunchPlan make_plan(const CudaParams& p, const DeviceLimits& device, uns
   return {unsigned(runs * p.heads), threads, shared_bytes, per_block, 0, fits, 1};
 }
 
+// Blocks that a multiprocessor's shared memory holds; 1 KiB of each is the system's.
+inline int64_t blocks_by_memory(const DeviceLimits& device, size_t shared_bytes) {
+  return device.shared_per_multiprocessor / int64_t(shared_bytes + 1024);
+}
+
 inline int64_t resident_blocks(const DeviceLimits& device, size_t shared_bytes, int most) {
-  const int64_t by_memory = device.shared_per_multiprocessor / int64_t(shared_bytes + 1024);  // 1 KiB is the system's
+  const int64_t by_memory = blocks_by_memory(device, shared_bytes);
   return device.multiprocessors * (by_memory < 1 ? 1 : by_memory < most ? by_memory : most);
 }
 
@@ -194,10 +217,17 @@ LaunchPlan forward_plan_of(Mode mode, const CudaParams& p, const DeviceLimits& d
 template <class Storage>
 LaunchPlan backward_plan_of(Mode mode, const CudaParams& p, const DeviceLimits& device) {
   const int tile = head_dim_tile(p.head_dim), stride = row_stride(mode, tile);
-  const BackwardShared<Storage> shared(nullptr, p.tokens, table_rows(p.geometry), stride, tile);
+  const auto bytes = [&](int stages) {
+    return BackwardShared<Storage>(nullptr, p, stride, tile, stages, 0).fixed.used;
+  };
+  const int64_t most = backward_blocks(tile), by_memory = blocks_by_memory(device, bytes(1));
+  const int64_t held = by_memory < most ? by_memory : most;
+  // The next window is copied ahead where that costs none of the blocks.
+  const bool ahead = p.tokens <= kChunk && held > 0 && blocks_by_memory(device, bytes(2)) >= held;
   // One round of blocks: each writes one set of partial sums.
-  LaunchPlan plan = make_plan(p, device, kBackwardThreads, shared.arena.used,
-                              resident_blocks(device, shared.arena.used, backward_blocks(tile)), int64_t(1) << 31);
+  const int64_t blocks = resident_blocks(device, bytes(1), int(most));
+  LaunchPlan plan = make_plan(p, device, kBackwardThreads, bytes(1), blocks, int64_t(1) << 31);
+  if (ahead && plan.windows_per_block > 1) plan.stages = 2, plan.shared_bytes = bytes(2);
   const int64_t totals = p.grad_bias && !folds_bias(p) ? int64_t(p.heads) * p.tokens * p.tokens : 0;
   plan.workspace_bytes = size_t(plan.blocks * partial_sums(p).size + totals) * sizeof(float);
   return plan;

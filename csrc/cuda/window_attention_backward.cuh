@@ -3,7 +3,8 @@
 // A warp has 16 queries in the products with keys for columns and 16 keys in those with queries for columns; P and dS
 // cross over through shared memory. The softmax is computed again from the scores: a saved log-sum-exp would be one
 // rounded number of the size of the scores, off by the same factor in a whole row. Gradients that windows share stay
-// with the block until its last window; window_attention_reduce.cuh adds up the blocks' sums in their order.
+// with the block until its last window; window_attention_reduce.cuh adds up the blocks' sums in their order. Where it
+// costs no block of a multiprocessor, the next window is copied while one is computed.
 #pragma once
 
 #include "product_float.cuh"
@@ -34,7 +35,7 @@ struct Backward {
   __device__ __forceinline__ Backward(const CudaParams& params, const Schedule& s, int h, int64_t first_window)
       : p(params),
         schedule(s),
-        shared(ptx::shared_memory(), params.tokens, table_rows(params.geometry), kStride, kHeadDim),
+        shared(stage(0)),
         head(h),
         warp_row(warp_index() * kWarpRows),
         lane_row(int(threadIdx.x) % 32 / 4),
@@ -43,10 +44,14 @@ struct Backward {
         logits(params, shared.tokens, shared.table, h),
         window(params, first_window),
         sums(params.workspace + blockIdx.x * partial_sums(params).size) {
-    prepare_tokens(p, shared.tokens, true);
+    for (int i = 0; i < schedule.stages; ++i) prepare_tokens(p, stage(i).tokens, true);
     load_table(p, head, shared.table);
-    for (int i = int(threadIdx.x); i < kBackwardThreads / 32 * 2 * kHeadDim; i += kBackwardThreads)
+    for (int i = int(threadIdx.x); reads_pad(p) && i < kBackwardThreads / 32 * 2 * kHeadDim; i += kBackwardThreads)
       shared.pad_sum[i] = 0.f;
+  }
+
+  __device__ __forceinline__ BackwardShared<Storage> stage(int at) const {
+    return BackwardShared<Storage>(ptx::shared_memory(), p, kStride, kHeadDim, kOneChunk ? schedule.stages : 1, at);
   }
 
   __device__ __forceinline__ int64_t column(int part) const { return (int64_t(part) * p.heads + head) * p.head_dim; }
@@ -72,10 +77,23 @@ struct Backward {
   }
   __device__ __forceinline__ void copy_keys(int first) const { copy<2>({shared.key, shared.value}, 1, first); }
 
-  // Waits for the copies; `queries` and `keys` say which of the two are new, at these first rows.
-  __device__ __forceinline__ void arrive(bool queries, int first_query, bool keys, int first_key) const {
+  // Starts to copy a window: all of it where it is one chunk, nothing otherwise.
+  __device__ __forceinline__ void start(Window& next, int at) {
+    shared = stage(at);
+    place_tokens<Storage>(p, shared.tokens, next, true);
+    if (!kOneChunk) return;
+    copy<3>({shared.query, shared.key, shared.value}, 0, 0);
+    copy_grads(0);
     ptx::copy_async_commit();
-    ptx::copy_async_wait<0>();
+  }
+
+  // Waits for the copies, but not for those of a window that was started since (`ahead`); `queries` and `keys` say
+  // which of the two are new, at these first rows.
+  __device__ __forceinline__ void arrive(bool ahead, bool queries, int first_query, bool keys, int first_key) const {
+    if (ahead)
+      ptx::copy_async_wait<1>();
+    else
+      ptx::copy_async_wait<0>();
     __syncthreads();
     if (!p.logit_scale) return;
     if (queries)
@@ -122,7 +140,8 @@ struct Backward {
         __syncthreads();  // the tiles have been read
         if (first_key == 0) copy_queries(first_query);
         copy_keys(first_key);
-        arrive(first_key == 0, first_query, true, first_key);
+        ptx::copy_async_commit();
+        arrive(false, first_key == 0, first_query, true, first_key);
         if (first_query + warp_row >= p.tokens) continue;
         float s[kKeyTiles][4], d[kKeyTiles][4];
         uint32_t bits = 0;
@@ -228,8 +247,9 @@ struct Backward {
       }
   }
 
-  __device__ __forceinline__ void run(bool first_window) {
-    place_tokens<Storage>(p, shared.tokens, window, true);
+  // The window of stage `at`, which has been started, and with `ahead` another one since.
+  __device__ __forceinline__ void run(int at, bool ahead, bool first_window) {
+    shared = stage(at);
     logits.move_to(window, shared.tokens);
     if (!kOneChunk) row_statistics();
     float grad_query[kTiles][4] = {};
@@ -238,15 +258,13 @@ struct Backward {
       float grad_key[kTiles][4] = {}, grad_value[kTiles][4] = {};
       for (int first_query = 0; first_query < p.tokens; first_query += kChunk) {
         const bool has_queries = first_query + warp_row < p.tokens;
-        if (!kOneChunk) __syncthreads();  // the tiles have been read
-        if (kOneChunk) {
-          copy<3>({shared.query, shared.key, shared.value}, 0, 0);
-          copy_grads(0);
-        } else {
+        if (!kOneChunk) {
+          __syncthreads();  // the tiles have been read
           if (first_query == 0) copy_keys(first_key);
           copy_queries(first_query);
+          ptx::copy_async_commit();
         }
-        arrive(true, first_query, first_query == 0, first_key);
+        arrive(ahead, true, first_query, first_query == 0, first_key);
         float s[kKeyTiles][4], d[kKeyTiles][4];
         if (has_queries) {
           uint32_t bits = 0;
@@ -311,7 +329,7 @@ struct Backward {
     for (int n = 0; n < kTiles; ++n)
 #pragma unroll
       for (int i = 0; i < 4; ++i) rows[n][i] *= factor;
-    if (p.grad_pad && part > 0 && window.irregular) add_to_pad(rows, part - 1, row);
+    if (p.grad_pad && reads_pad(p) && part > 0 && window.irregular) add_to_pad(rows, part - 1, row);
     if (!p.grad_qkv) return;
     tile += warp_row * kStride;
     __syncwarp();
@@ -364,7 +382,8 @@ struct Backward {
   // dS of a window of one chunk -> the sums over the pairs that read a row of the standard bias table.
   __device__ __forceinline__ void fold_bias() const {
     constexpr int kDenseStride = kChunk + 2;
-    float* dense = reinterpret_cast<float*>(shared.query);  // and the tiles after it, which are not needed any more
+    // over the first stage and the weights, which are not needed any more
+    float* dense = reinterpret_cast<float*>(ptx::shared_memory());
     static_assert(kChunk * kDenseStride * sizeof(float) <= kChunk * (4 * kStride + kWeightStride) * sizeof(Storage),
                   "fits into the tiles");
     if (warp_row < p.tokens) {
@@ -415,7 +434,7 @@ struct Backward {
     }
     for (int i = int(threadIdx.x); p.grad_pad && i < 2 * kHeadDim; i += kBackwardThreads) {
       float total = 0.f;
-      for (int w = 0; w < kBackwardThreads / 32; ++w) total += shared.pad_sum[w * 2 * kHeadDim + i];
+      for (int w = 0; reads_pad(p) && w < kBackwardThreads / 32; ++w) total += shared.pad_sum[w * 2 * kHeadDim + i];
       sums[at.pad + i / kHeadDim * kMaxHeadDim + i % kHeadDim] = total;
     }
   }
@@ -424,11 +443,26 @@ struct Backward {
 template <Mode kMode, int kHeadDim, bool kOneChunk>
 __global__ void __launch_bounds__(kBackwardThreads, backward_blocks(kHeadDim))
     window_attention_backward(const __grid_constant__ CudaParams p, const __grid_constant__ Schedule schedule) {
-  const int64_t run = blockIdx.x / unsigned(p.heads), total = p.batch * p.windows;
-  const int64_t begin = run * schedule.windows_per_block, end = begin + schedule.windows_per_block;
+  const int64_t begin = blockIdx.x / unsigned(p.heads) * schedule.windows_per_block;
+  const int64_t left = p.batch * p.windows - begin;
+  const int count = int(left < schedule.windows_per_block ? left : schedule.windows_per_block);
+  const int stages = kOneChunk ? schedule.stages : 1;
   Backward<kMode, kHeadDim, kOneChunk> backward(p, schedule, int(blockIdx.x % unsigned(p.heads)), begin);
-  for (; backward.window.index < end && backward.window.index < total; backward.window.advance(p)) {
-    backward.run(backward.window.index == begin);
+  Window& window = backward.window;
+  unsigned irregular = 0;  // a bit for each stage
+  for (int i = 0; i < count; ++i, window.advance(p)) {
+    // this window, unless it has been started, and the one after it where there is room for both
+    Window next = window;
+    int started = i;
+    if (i > 0 && stages > 1) next.advance(p), ++started;
+    for (; started < count && started < i + stages; ++started, next.advance(p)) {
+      const int at = started & (stages - 1);
+      backward.start(next, at);
+      irregular = (irregular & ~(1u << at)) | unsigned(next.irregular) << at;
+    }
+    const int at = i & (stages - 1);
+    window.irregular = irregular >> at & 1;
+    backward.run(at, started > i + 1, i == 0);
     __syncthreads();  // tokens and tiles have been read
   }
   backward.finish();

@@ -3,6 +3,5 @@
 namespace swin_fast {
 
 template cudaError_t launch_backward_mode<Mode::kFloat32>(const CudaParams&, const DeviceLimits&, cudaStream_t);
-template cudaError_t launch_backward_mode<Mode::kTf32>(const CudaParams&, const DeviceLimits&, cudaStream_t);
 
 }  // namespace swin_fast

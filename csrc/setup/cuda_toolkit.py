@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -100,7 +101,7 @@ def architectures(toolkit: Toolkit) -> tuple[dict[str, list[str]], dict[str, str
     """
     text = os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip()
     asked = parse_arch_list(text or DEFAULT_ARCHITECTURES)
-    found: dict[str, list[str]] = {}
+    found: list[str] = []
     left_out: dict[str, str] = {}
     names = []
     for number, letter, ptx in asked:
@@ -112,16 +113,26 @@ def architectures(toolkit: Toolkit) -> tuple[dict[str, list[str]], dict[str, str
     if not text:
         names.append("compute_90")  # taken only where the newer PTX of the default is not known to this nvcc
     for name in names:
-        flags = ["-gencode", f"arch=compute_{name.partition('_')[2]},code={name}"]
         if not text and name == "compute_90" and "compute_100" in found:
             continue
-        if _run(toolkit.nvcc, "--dryrun", *flags, "-x", "cu", os.devnull).returncode:
+        if _run(toolkit.nvcc, "--dryrun", *_gencode(name, [name]), "-x", "cu", os.devnull).returncode:
             left_out[name] = f"nvcc of CUDA {_dotted(toolkit.version)} does not know it"
         else:
-            found[name] = flags
+            found.append(name)
     if not found:
-        raise NoCuda("none of the architectures asked for can be built: " + "; ".join(map(": ".join, left_out.items())))
-    return found, left_out
+        raise NoCuda(
+            f"none of the architectures {'of TORCH_CUDA_ARCH_LIST' if text else 'asked for'} can be built: "
+            + "; ".join(map(": ".join, left_out.items()))
+        )
+    return {name: _gencode(name, found) for name in found}, left_out
+
+
+def _gencode(name: str, names: Iterable[str]) -> list[str]:
+    """The flags of one target. Targets of one generation come from its lowest one's PTX: nvcc's front end runs once."""
+    number = name.partition("_")[2]
+    if name.startswith("sm_") and number.isdigit():
+        number = min((n[3:] for n in names if re.fullmatch(rf"sm_{number[:-1]}\d", n)), key=int)
+    return ["-gencode", f"arch=compute_{number},code={name}"]
 
 
 def parse_arch_list(text: str) -> list[tuple[int, str, bool]]:

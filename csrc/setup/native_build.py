@@ -60,7 +60,8 @@ class BuildNative(build_ext):
         if cuda_toolkit.required():
             raise SetupError(
                 f"SWIN_FAST_CUDA=1 asks for the CUDA library, but {why}. Put a toolkit's nvcc of CUDA 12.0 or newer on "
-                "PATH or name its folder in CUDA_HOME, or unset SWIN_FAST_CUDA to build without"
+                "PATH or name its folder in CUDA_HOME, and in TORCH_CUDA_ARCH_LIST only what it knows, or "
+                "unset SWIN_FAST_CUDA to build without"
             )
         self.cuda_facts = {"cuda": None, "cuda_left_out": {}, "cuda_toolkit": None, "cuda_reason": why}
         for folder in {Path(self.build_lib), ROOT} if self.inplace else {Path(self.build_lib)}:
@@ -111,6 +112,8 @@ class BuildNative(build_ext):
         compile = [self.toolkit.nvcc, *NVCC_FLAGS, *defines, *includes]
         compile += host + cuda_toolkit.host_compiler_flags()
         device = [flag for flags in self.architectures.values() for flag in flags]
+        # ninja starts them in this order, and the backward kernels take longest
+        sources = sorted(sources, key=lambda s: (s.suffix != ".cu", s))
         units = [Unit(s, temp / f"cuda_{s.stem}.o", compile, device if s.suffix == ".cu" else []) for s in sources]
         # torch_cuda is named by an empty stand-in: the torch that is built against may be one without CUDA
         stand_in = temp / "libtorch_cuda.so"

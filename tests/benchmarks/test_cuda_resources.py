@@ -5,6 +5,8 @@ Read from its machine code; nothing is compiled and no GPU is needed.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from benchmarks import cuda_resources as report
@@ -38,6 +40,16 @@ def test_forward_of_the_swin_stages_spills_nothing_and_fills_a_multiprocessor(ro
             assert row.resident >= 4 and row.shared_bytes <= 48 << 10, row
 
 
+def test_backward_of_the_swin_stages_copies_ahead_beside_as_many_blocks_as_without(rows):
+    stages = [r for r in rows if (r.direction, r.head_dim, r.window) == ("backward", 32, 49) and r.mode in TWO_BYTE]
+    assert len(stages) == 2
+    for row in stages:
+        assert row.local_bytes == 0 and row.local == 0, row
+        if native.cuda_loaded:
+            one = 4 * 64 * (32 + 8) * 2  # q, k, v and the gradient of the output of one window
+            assert row.resident == 3 and row.shared_bytes > 2 * one, row
+
+
 def test_no_kernel_spills_much_or_outgrows_a_block(rows):
     for row in rows:
         assert row.local_bytes <= 64, row
@@ -49,6 +61,21 @@ def test_matrix_units_and_16_byte_loads_are_used(rows):
     for row in rows:
         assert (row.matrix > 0) == (row.mode != "float32"), row  # exact float32 has no matrix instruction
         assert row.load_16 > 0 and row.store_16 > 0, row
+
+
+def test_the_kept_table_is_of_these_kernels(rows):
+    """For the nvcc that made it."""
+    if not report.kept_file().is_file():
+        pytest.skip(f"no table is kept for nvcc {native.build_info()['cuda_toolkit']}")
+    kept = [row for row in report.read_table(report.kept_file()) if row.arch == rows[0].arch]
+    unknown = {} if native.cuda_loaded else dict.fromkeys(("threads", "shared_bytes", "resident"))
+    assert rows == [replace(row, **unknown) for row in kept]
+
+
+def test_a_table_is_read_as_it_was_written(tmp_path, rows):
+    lines = [rows[0], replace(rows[1], threads=None, shared_bytes=None, resident=None)]
+    report.write_table(tmp_path / "t.csv", lines)
+    assert report.read_table(tmp_path / "t.csv") == lines
 
 
 def test_resident_blocks():

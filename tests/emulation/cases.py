@@ -41,6 +41,7 @@ OPTIONS = [
     Case((7, 7), (7, 7), scale=-0.7, head_dim=30),
     Case((7, 7), (7, 7), scale=0.0, head_dim=16),
     Case((7, 7), (14, 7), shift=2, mask_value=0.0, head_dim=16, heads=1),
+    Case((7, 7), (7, 14), shift=2, pad="attended", head_dim=16, heads=1),  # nothing to pad
     Case((7, 7), (7, 14), shift=1, mask_value=-2.5, scale=0.9, head_dim=32, heads=1),
     Case((8, 8), (8, 8), shift=(2, 1), mask_value=-inf, head_dim=24),
     Case((7, 7), G, shift=(2, 1), mask_value=-inf, head_dim=32, heads=1),
@@ -66,6 +67,11 @@ MANY_WINDOWS = [
     Case((7, 7), (21, 28), shift=3, head_dim=32, heads=2, batch=1),
     Case((7, 7), (20, 13), shift=(2, 3), head_dim=30, pad="attended", cosine=True, dropout=0.1),
     Case((8, 8), (20, 24), shift=1, head_dim=64, heads=1, batch=3, mask="image", bias="index"),
+]
+# a block has eight windows, the most of a forward, or forty: both places in shared memory are used again and again
+LONG_RUNS = [
+    Case((5, 6), (24, 69), shift=(2, 1), head_dim=16, heads=2, batch=1, pad="attended"),
+    Case((7, 7), (46, 55), shift=3, head_dim=16, heads=1, batch=2),
 ]
 # not compiled in as such, but the kernels take any window of at most 256 tokens, on 2D and 3D maps
 OTHERS = [

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from ..ops.cases import Case
-from .cases import MANY_WINDOWS
+from .cases import LONG_RUNS, MANY_WINDOWS
 from .modes import MODES, check
-from .window_attention import FEW, FULL, Instance, Kernels, Limits
+from .window_attention import CROWDED, FEW, FULL, Instance, Kernels, Limits
 
 ONE_CHUNK = Case((7, 7), (10, 9), shift=(3, 2), head_dim=32, heads=1, pad="attended")
 MANY = Case((12, 12), (12, 13), shift=5, head_dim=30, heads=1, batch=1)
@@ -120,6 +120,15 @@ FAULTS = [
         "race: ",
     ),
     Fault(
+        "tiles overwritten by the window after the next",
+        FORWARD,
+        "__syncthreads();  // tokens and tiles have been read",
+        "",
+        "race: ",
+        LONG_RUNS[0],
+        limits=CROWDED,
+    ),
+    Fault(
         "tiles overwritten by the next chunk",
         FORWARD,
         "__syncthreads();  // the last chunk has been read",
@@ -134,6 +143,36 @@ FAULTS = [
         "if (has_queries) {\n          put_rows",
         "race: ",
         backward=True,
+    ),
+    Fault(
+        "a window's gradients written over the copies of the next",
+        BACKWARD,
+        "const int at = i & (stages - 1);",
+        "const int at = 0;",
+        "has not been waited for|which nobody wrote|race: |" + INACCURATE,
+        LONG_RUNS[0],
+        backward=True,
+        limits=FULL,
+    ),
+    Fault(
+        "gradients of a window stored while the window after the next comes",
+        BACKWARD,
+        "__syncthreads();  // tokens and tiles have been read",
+        "",
+        "race: ",
+        LONG_RUNS[0],
+        backward=True,
+        limits=FULL,
+    ),
+    Fault(
+        "tiles of the backward read before the copies made ahead have come",
+        BACKWARD,
+        "ptx::copy_async_wait<1>();",
+        "ptx::copy_async_wait<2>();",
+        "has not been waited for",
+        LONG_RUNS[0],
+        backward=True,
+        limits=FULL,
     ),
     # a fragment laid out wrongly
     Fault(

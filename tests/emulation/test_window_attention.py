@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from ..ops.cases import DIFFERENTIABLE, Case, assert_identical
-from .cases import ALL, MANY_WINDOWS, SHAPES, WIDE
+from .cases import ALL, LONG_RUNS, MANY_WINDOWS, SHAPES, WIDE
 from .modes import MODES, check
-from .window_attention import FULL, Limits
+from .window_attention import CROWDED, FULL, Limits
 
 every_mode = pytest.mark.parametrize("mode", MODES)
 
@@ -59,6 +59,12 @@ def test_any_number_of_multiprocessors(kernels, case, multiprocessors):
 @pytest.mark.parametrize("case", MANY_WINDOWS, ids=str)
 def test_windows_copied_ahead(kernels, case, mode):
     check(kernels, case, mode, limits=FULL)
+
+
+@pytest.mark.parametrize("limits", [CROWDED, FULL], ids=["forward", "backward"])
+@pytest.mark.parametrize("case, mode", [*((LONG_RUNS[0], mode) for mode in MODES), (LONG_RUNS[1], "bfloat16")], ids=str)
+def test_long_runs_of_windows_copied_ahead(kernels, case, mode, limits):
+    check(kernels, case, mode, limits=limits)
 
 
 LAYOUTS = {

@@ -67,6 +67,7 @@ class Limits:
 
 FEW = Limits()
 FULL = Limits(shared_per_multiprocessor=228 << 10)
+CROWDED = Limits(shared_per_multiprocessor=89 << 10)  # room for the fewest blocks that copy ahead, three or four
 
 
 class Geometry(ctypes.Structure):
