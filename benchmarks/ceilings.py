@@ -12,7 +12,10 @@ from torch import Tensor
 
 from .measure import LEAST, in_turn
 
-_LINEARS = ((1024, 1024, 1024), (2048, 2048, 2048), (6272, 192, 768), (1568, 768, 1536))  # rows, inputs, outputs
+_LINEARS = {  # rows, inputs, outputs
+    "cpu": ((1024, 1024, 1024), (2048, 2048, 2048), (6272, 192, 768), (1568, 768, 1536)),
+    "cuda": ((8192, 8192, 8192), (4096, 4096, 4096), (65536, 1024, 1024)),
+}
 _COPY_BYTES = 256 * 2**20  # far beyond any cache
 
 
@@ -33,29 +36,37 @@ class Ceilings:
 
 
 @torch.inference_mode()
-def measure(dtype: torch.dtype) -> Ceilings:
-    source = torch.ones(_COPY_BYTES // 4)
+def measure(dtype: torch.dtype, device: str = "cpu") -> Ceilings:
+    source = torch.ones(_COPY_BYTES // 4, device=device)
     target = torch.empty_like(source)
-    calls = {"copy": lambda: target.copy_(source)} | {shape: _linear(*shape, dtype) for shape in _LINEARS}
-    found = in_turn(calls, rounds=LEAST)
-    flops = max(2 * prod(shape) / found[shape].best for shape in _LINEARS)
+    linears = _LINEARS[device]
+    calls = {"copy": lambda: target.copy_(source)} | {shape: _linear(*shape, dtype, device) for shape in linears}
+    found = in_turn(calls, rounds=LEAST, device=device)
+    flops = max(2 * prod(shape) / found[shape].best for shape in linears)
     waited = max(samples.waited for samples in found.values())
     return Ceilings(flops, 2 * _COPY_BYTES / found["copy"].best, waited)
 
 
-def attention_floor(
-    ceilings: Ceilings, tokens: int, window: int, channels: int, itemsize: int, backward: bool
-) -> float:
-    """Seconds: `tokens` in the batch, `window` of them in one window, every byte moved once.
+def attention_phases(
+    tokens: int, window: int, channels: int, itemsize: int, backward: bool
+) -> tuple[tuple[float, float], ...]:
+    """(operations, bytes) of forward and backward: `tokens` in the batch, `window` of them in one window.
 
     The forward reads qkv and writes out: 4 * T * C elements, 4 * T * N * C operations. The backward reads qkv and the
     incoming gradient and writes qkv's: 7 * T * C elements; it has five products where the forward has two.
     """
     area = tokens * channels
-    seconds = ceilings.floor(4 * area * window, 4 * area * itemsize)
-    return seconds + ceilings.floor(10 * area * window, 7 * area * itemsize) if backward else seconds
+    forward = 4.0 * area * window, 4.0 * area * itemsize
+    return (forward, (10.0 * area * window, 7.0 * area * itemsize)) if backward else (forward,)
 
 
-def _linear(rows: int, inputs: int, outputs: int, dtype: torch.dtype) -> Callable[[], Tensor]:
-    x, w = torch.randn(rows, inputs, dtype=dtype), torch.randn(outputs, inputs, dtype=dtype)
+def attention_floor(
+    ceilings: Ceilings, tokens: int, window: int, channels: int, itemsize: int, backward: bool
+) -> float:
+    """Seconds that the phases of the attention core need, every byte moved once."""
+    return sum(ceilings.floor(*phase) for phase in attention_phases(tokens, window, channels, itemsize, backward))
+
+
+def _linear(rows: int, inputs: int, outputs: int, dtype: torch.dtype, device: str) -> Callable[[], Tensor]:
+    x, w = (torch.randn(n, inputs, dtype=dtype, device=device) for n in (rows, outputs))
     return lambda: F.linear(x, w)

@@ -1,4 +1,4 @@
-"""Times of candidates that take turns in one process."""
+"""Times, and memory, of candidates that take turns in one process."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+
+import torch
+
+from swin_fast.cli.measure import peak_bytes
 
 Call = Callable[[], object]
 
@@ -40,14 +44,16 @@ class Samples:
         return self.seconds[low] + (place - low) * (self.seconds[high] - self.seconds[low])
 
 
-def repetitions(call: Call, sample_s: float = SAMPLE_S) -> int:
+def repetitions(call: Call, sample_s: float = SAMPLE_S, device: str = "cpu") -> int:
     """Warm `call` up; how many calls last `sample_s` seconds."""
     call()
-    fastest = min(_block(call, 1)[0] for _ in range(3))
+    fastest = min(block(call, 1, device)[0] for _ in range(3))
     return max(1, math.ceil(sample_s / fastest))
 
 
-def in_turn(calls: dict[str, Call], rounds: int = 15, sample_s: float = SAMPLE_S) -> dict[str, Samples]:
+def in_turn(
+    calls: dict[str, Call], rounds: int = 15, sample_s: float = SAMPLE_S, device: str = "cpu"
+) -> dict[str, Samples]:
     """One sample of each call a round, so that a slow moment of the machine falls on all of them.
 
     Up to three times the rounds are run until every call has enough undisturbed samples; on a machine too busy for that
@@ -55,13 +61,13 @@ def in_turn(calls: dict[str, Call], rounds: int = 15, sample_s: float = SAMPLE_S
     """
     if rounds < LEAST:
         raise ValueError(f"rounds must be at least {LEAST}, got {rounds}")
-    repeat = {name: repetitions(call, sample_s) for name, call in calls.items()}
+    repeat = {name: repetitions(call, sample_s, device) for name, call in calls.items()}
     blocks: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}  # (share waited, seconds per call)
     for i in range(3 * rounds):
         if i >= rounds and all(sum(share <= CLEAN for share, _ in taken) >= LEAST for taken in blocks.values()):
             break
         for name, call in calls.items():
-            seconds, waited = _block(call, repeat[name])
+            seconds, waited = block(call, repeat[name], device)
             blocks[name].append((waited / seconds, seconds / repeat[name]))
     return {name: keep(taken) for name, taken in blocks.items()}
 
@@ -74,14 +80,33 @@ def keep(blocks: list[tuple[float, float]]) -> Samples:
     return Samples(seconds, len(blocks) - len(kept), max(shares))
 
 
-def _block(call: Call, repeat: int) -> tuple[float, float]:
-    """Seconds that `repeat` calls take, and `waiting()` over them."""
+def block(call: Call, repeat: int, device: str = "cpu") -> tuple[float, float]:
+    """Seconds that `repeat` calls take, and `waiting()` over them. A GPU's seconds are between two of its events."""
+    if device == "cuda":
+        return _gpu_block(call, repeat)
     before = waiting()
     start = time.perf_counter()
     for _ in range(repeat):
         call()
     seconds = time.perf_counter() - start
     return seconds, waiting() - before
+
+
+def _gpu_block(call: Call, repeat: int) -> tuple[float, float]:
+    torch.cuda.synchronize()
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    before = waiting()
+    start.record()
+    for _ in range(repeat):
+        call()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3, waiting() - before
+
+
+def peak_extra(call: Call, device: str = "cpu") -> float:
+    """The most bytes of PyTorch's allocator alive during one call, beyond what was alive before it."""
+    return float(peak_bytes(call, torch.device(device)))
 
 
 def waiting() -> float:

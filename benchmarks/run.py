@@ -1,112 +1,133 @@
-"""Runs a benchmark once per thread count and allocator setting, each in a process of its own, and compares the rows.
+"""Times groups of the registry: python -m benchmarks.run "core/swin_t-*" "model/*" --csv
 
+A process for each thread count and allocator setting; groups in it one after another, a group's candidates in turn.
 glibc gives large blocks back to the system when they are freed and has them zeroed again in the next call, which costs
-code that allocates much (the peers) dearly. So everything is timed with glibc as it is and with its memory kept, and a
-peer is credited with the better of the two.
+code that allocates much (the peers) dearly. So on a CPU everything is timed with glibc as it is and with its memory
+kept, and a peer is credited with the better of the two.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
-from itertools import groupby
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from . import rows
-from .measure import CLEAN
-from .peers import OURS
+from . import base, child, exported, gate, registry, rows
+from .group import Group
 from .rows import Row
+from .summary import summary
 
 ALLOCATORS = {"default": {}, "retain": {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4000000000"}}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dtype", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
-    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--rounds", type=int, default=15, help="samples of each candidate (default: 15)")
-    parser.add_argument("--allocator", choices=(*ALLOCATORS, "both"), default="both", help="glibc as is, memory kept")
-    default = rows.default_file()
-    parser.add_argument(
-        "--csv", nargs="?", type=Path, const=default, metavar="FILE",
-        help=f"append the rows to FILE (default: {default.relative_to(rows.ROOT)})",
-    )  # fmt: skip
-    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__.partition("\n")[0])
+    result.add_argument("patterns", nargs="*", metavar="PATTERN", help="groups, as shell patterns; default: a few")
+    result.add_argument("--list", action="store_true", help="print the groups and their candidates, and time nothing")
+    result.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    result.add_argument("--threads", nargs="+", type=int, help="threads (default: 1 2; all of them for a GPU)")
+    result.add_argument("--allocator", choices=(*ALLOCATORS, "both"), help="glibc as is, memory kept (default: both)")
+    result.add_argument("--rounds", type=int, default=15, help="samples of each candidate (default: 15)")
+    result.add_argument("--compiled", action="store_true", help="every candidate under torch.compile, too")
+    result.add_argument(
+        "--csv",
+        nargs="?",
+        type=Path,
+        const="",
+        metavar="FILE",
+        help="append rows to FILE (default: benchmarks/results/<device>.csv); after the patterns",
+    )
+    result.add_argument("--base", metavar="REV", help="compare ours with that commit's instead; writes no rows")
+    result.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    return result
 
 
-def run(module: str, parser: argparse.ArgumentParser, argv: Sequence[str], body: Callable[..., Iterable[Row]]) -> None:
-    """`body(args)` yields the rows of one thread count and one allocator setting."""
-    args = parser.parse_args(argv)
-    if args.child is None:
-        print(summary(_spread(module, list(argv), args)))
-        return
-    torch.set_num_threads(args.threads[0])
-    for row in body(args):
-        rows.append(args.child, [row])
-        kept = f"{row.samples} samples, {row.dropped} dropped{_busy([row])}"
-        times = f"{row.p20_ms:9.3f} {row.p50_ms:9.3f} {row.p80_ms:9.3f} ms  {row.over_floor:6.2f}x floor"
-        place = f"{row.op:26} {row.shape:12} {row.dtype:8} T{row.threads} {row.allocator:7}"
-        print(f"{place} {row.candidate:26} {times}  {kept}", flush=True)
+def main(argv: Sequence[str] | None = None) -> int:
+    """0, or 1 where something failed."""
+    args = parser().parse_args(argv)
+    try:
+        groups = registry.select(args.patterns or registry.DEFAULT, args.device)
+    except ValueError as error:
+        return fail(str(error))
+    if args.list:
+        for group in groups:
+            print(f"{group.name:52} {', '.join(group.names(args.device, args.compiled))}")
+        return 0
+    if args.device == "cuda" and not torch.cuda.is_available():
+        return fail("--device cuda: PyTorch sees no GPU here")
+    threads = args.threads or ([torch.get_num_threads()] if args.device == "cuda" else [1, 2])
+    allocator = args.allocator or ("default" if args.device == "cuda" else "both")
+    args.threads, args.allocator = threads, list(ALLOCATORS) if allocator == "both" else [allocator]
+    if args.csv is not None:  # a child has the root as its folder
+        args.csv = rows.default_file(args.device) if args.csv == Path() else args.csv.absolute()
+    if args.child:
+        settings = child.Settings(threads[0], allocator, args.rounds, args.compiled, args.device)
+        child.run(groups, settings, args.child, args.csv)
+        return 0
+    if args.base:
+        return base.compare(args.base, groups, args) if not args.csv else fail("--base writes no rows: without --csv")
+    if args.csv and (red := gate.red()):
+        return fail(f"no rows are written while tests fail: {', '.join(red)}")
+    measured, failed = spread(groups, args)
+    print(summary(measured))
+    return fail("; ".join(f"{name}: {why}" for name, why in failed.items())) if failed else 0
 
 
-def _spread(module: str, argv: list[str], args: argparse.Namespace) -> list[Row]:
-    collected = []
-    for threads in args.threads:
-        for allocator in ALLOCATORS if args.allocator == "both" else [args.allocator]:
-            with tempfile.TemporaryDirectory() as folder:
-                file = Path(folder) / "rows.csv"
-                command = [sys.executable, "-m", module, *argv, "--threads", str(threads), "--allocator", allocator]
+def fail(text: str) -> int:
+    print(f"error: {text}", file=sys.stderr)
+    return 1
+
+
+def spread(groups: list[Group], args: argparse.Namespace) -> tuple[list[Row], dict[str, str]]:
+    """All rows, and why a group has none."""
+    measured, failed = [], {}
+    with tempfile.TemporaryDirectory() as folder:
+        for threads in args.threads:
+            for allocator in args.allocator:
+                out = Path(folder) / f"{threads}-{allocator}.csv"
                 environment = os.environ | ALLOCATORS[allocator] | {"OMP_NUM_THREADS": str(threads)}
-                if status := subprocess.run([*command, "--child", str(file)], env=environment).returncode:
-                    sys.exit(status)  # the child has said why
-                measured = rows.read(file)
-            if args.csv:
-                rows.append(args.csv, measured)
-            collected += measured
-    return collected
+                environment |= {exported.FOLDER_VARIABLE: folder, "KINETO_LOG_LEVEL": "99"}
+                command = [sys.executable, "-m", "benchmarks.run", *forwarded(args, threads, allocator, out)]
+                problems = children(command, environment, groups, out)
+                failed |= {f"{name} (T{threads}, {allocator})": why for name, why in problems.items()}
+                measured += rows.read(out) if out.exists() else []
+    return measured, failed
 
 
-def summary(collected: list[Row]) -> str:
-    """Ours as the allocator is, the best peer of each kind with its better allocator, and peer over ours."""
-    head = ["op", "shape", "dtype", "T", "ours ms", "kept", "best peer", "ms", "ratio", "by min"]
-    head += ["best compiled peer", "ms", "ratio", "by min", "floor ms", "over"]
-    lines = [head]
-
-    def place(row: Row):
-        return row.op, row.shape, row.dtype, row.threads
-
-    order = list(dict.fromkeys(place(row) for row in collected))
-    for key, group in groupby(sorted(collected, key=lambda row: order.index(place(row))), place):
-        group = list(group)
-        ours = {row.allocator: row for row in group if row.candidate == OURS}
-        own = ours.get("default") or next(iter(ours.values()))
-        line = [*map(str, key), f"{own.p50_ms:.3f}", f"{ours['retain'].p50_ms:.3f}" if "retain" in ours else "-"]
-        peers, shown = [row for row in group if row.candidate != OURS], [own]
-        for compiled in (False, True):
-            kind = [row for row in peers if row.candidate.endswith("compiled") == compiled]
-            if not kind:
-                line += ["-"] * 4
-                continue
-            peer, least = min(kind, key=lambda row: row.p50_ms), min(row.best_ms for row in kind)
-            shown.append(peer)
-            ratios = peer.p50_ms / own.p50_ms, least / own.best_ms
-            line += [
-                f"{peer.candidate} ({peer.allocator})",
-                f"{peer.p50_ms:.3f}",
-                *(f"{ratio:.2f}" for ratio in ratios),
-            ]
-        lines.append([*line, f"{own.floor_ms:.3f}", f"{own.over_floor:.2f}{_busy(shown)}"])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join(["", *text])
+def forwarded(args: argparse.Namespace, threads: int, allocator: str, out: Path) -> list[str]:
+    options = ["--child", out, "--device", args.device, "--threads", threads, "--allocator", allocator]
+    options += ["--rounds", args.rounds] + ["--compiled"] * args.compiled
+    return list(map(str, options + (["--csv", args.csv] if args.csv else [])))
 
 
-def _busy(shown: list[Row]) -> str:
-    """A remark where others had too much of the machine."""
-    waited = max(row.waited for row in shown)
-    return f" (busy: up to {waited:.0%} lost)" if waited > CLEAN else ""
+def children(command: list[str], environment: dict, groups: list[Group], out: Path) -> dict[str, str]:
+    """Run `groups` in one process, and the rest in another where one of them ends it. What failed, and why."""
+    crashed: dict[str, str] = {}
+    while True:
+        done, failed, begun = child.progress(out)
+        left = [g.name for g in groups if g.name not in done | failed.keys() | crashed.keys()]
+        if not left:
+            return failed | crashed
+        status = subprocess.run([*command, *left], env=environment, cwd=rows.ROOT).returncode
+        done, failed, now_begun = child.progress(out)
+        ended_in = [name for name in now_begun[len(begun) :] if name not in done | failed.keys()]
+        if not ended_in and status:  # it did not come as far as a group
+            return failed | crashed | dict.fromkeys(left, f"the process ended with {_status(status)} before a group")
+        crashed |= dict.fromkeys(ended_in, f"the process ended with {_status(status)}")
+        for name in ended_in:
+            print(f"{name}: {crashed[name]}; the others go on", file=sys.stderr, flush=True)
+
+
+def _status(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"status {code}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -26,7 +26,7 @@ def test_attention_floor_of_stage_1():
 
 
 def test_rates_count_operations_and_both_ways_of_a_copy(monkeypatch):
-    def in_turn(calls, rounds):
+    def in_turn(calls, rounds, device):
         results = {name: call() for name, call in calls.items()}
         assert [tuple(t.shape) for t in results.values()] == [(1024,), (3, 5), (2, 5)]
         assert [t.dtype for t in results.values()] == [torch.float32, torch.bfloat16, torch.bfloat16]
@@ -34,6 +34,6 @@ def test_rates_count_operations_and_both_ways_of_a_copy(monkeypatch):
         return times | {(2, 4, 5): Samples((0.4,), waited=0.2)}
 
     monkeypatch.setattr(ceilings, "in_turn", in_turn)
-    monkeypatch.setattr(ceilings, "_LINEARS", ((3, 4, 5), (2, 4, 5)))
+    monkeypatch.setattr(ceilings, "_LINEARS", {"cpu": ((3, 4, 5), (2, 4, 5))})
     monkeypatch.setattr(ceilings, "_COPY_BYTES", 4096)
     assert ceilings.measure(torch.bfloat16) == Ceilings(2 * 3 * 4 * 5 / 0.5, 2 * 4096 / 0.5, waited=0.2)

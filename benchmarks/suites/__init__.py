@@ -1,0 +1,1 @@
+"""What the registry holds, a file a suite."""
