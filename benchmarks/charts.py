@@ -165,7 +165,7 @@ def memory(panels: Sequence[dict]):
             [label(name) for name in names], values, color=[colour(name) for name in names], edgecolor="white",
             hatch=[hatch(name) for name in names], linewidth=0.4,
         )  # fmt: skip
-        axis.bar_label(bars, [f" {value:.3g}" for value in values], fontsize=9)
+        axis.bar_label(bars, [f" {value:.0f}" for value in values], fontsize=9)
         axis.set_xlim(right=max(values) * 1.2)
         axis.set_title(panel["title"], fontsize=10)
         axis.tick_params(axis="y", labelsize=9)
