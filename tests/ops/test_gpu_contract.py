@@ -15,6 +15,8 @@ from swin_fast.functional import window_attention
 from ..weights import assert_close, distance
 from .cases import DIFFERENTIABLE, DTYPES, Case, assert_accurate, assert_identical, run
 from .gpu import need
+from .test_layouts import CASE as FULL
+from .test_layouts import CUBE, OF_A_VECTOR, channels_first
 
 pytestmark = pytest.mark.gpu
 
@@ -22,8 +24,6 @@ DEVICE = "cuda"
 HALF = torch.bfloat16
 THREE = {name: dtype for name, dtype in DTYPES.items() if name != "float64"}
 EACH_DTYPE = pytest.mark.parametrize("dtype", THREE.values(), ids=THREE)
-FULL = Case((4, 3), (9, 7), shift=(2, 1), head_dim=16, batch=3, pad="attended", mask="batch", bias="index", cosine=True)
-CUBE = Case((2, 3, 2), (3, 5, 4), shift=1, heads=3, head_dim=10, pad="attended", mask="one", bias="index", cosine=True)
 
 
 @pytest.fixture(params=["triton", "cuda"])
@@ -67,31 +67,6 @@ def test_wide_parameters(case, dtype, backend):
     assert_accurate(case, tensors, run(case, tensors, need(backend, case, dtype)))
 
 
-def offset_view(t):
-    buffer = _sentinel(t, t.numel() + 23)
-    return buffer[11 : 11 + t.numel()].view(t.shape), buffer
-
-
-def slice_of_larger(t):
-    buffer = _sentinel(t, *(n + 3 for n in t.shape))
-    return buffer[tuple(slice(2, 2 + n) for n in t.shape)], buffer
-
-
-def every_third(t):
-    buffer = _sentinel(t, *t.shape[:-1], 3 * t.shape[-1])
-    return buffer[..., 1::3], buffer
-
-
-def channels_first(t):
-    buffer = _sentinel(t, t.shape[0], t.shape[-1], *t.shape[1:-1])
-    return buffer.movedim(1, -1), buffer
-
-
-def _sentinel(t: torch.Tensor, *shape: int) -> torch.Tensor:
-    return torch.full(shape, torch.nan if t.is_floating_point() else 2**40, dtype=t.dtype, device=t.device)
-
-
-OF_A_VECTOR = [offset_view, slice_of_larger, every_third]
 PAIRS = [(n, layout) for n in ("qkv", "bias_table", "bias_index", "mask", "grad") for layout in OF_A_VECTOR]
 PAIRS += [("qkv", channels_first), ("grad", channels_first)]
 PAIRS += [(name, layout) for name in ("pad_qkv", "logit_scale") for layout in OF_A_VECTOR]

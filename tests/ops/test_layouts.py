@@ -52,7 +52,7 @@ PAIRS += [(name, layout) for name in ("pad_qkv", "logit_scale") for layout in OF
 
 
 def _sentinel(t: torch.Tensor, *shape: int) -> torch.Tensor:
-    return torch.full(shape, torch.nan if t.is_floating_point() else 2**40, dtype=t.dtype)
+    return torch.full(shape, torch.nan if t.is_floating_point() else 2**40, dtype=t.dtype, device=t.device)
 
 
 @pytest.mark.parametrize("name, layout", PAIRS)
