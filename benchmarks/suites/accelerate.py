@@ -66,7 +66,7 @@ def make(
 def _groups() -> Iterator[Group]:
     for library in LIBRARIES:
         for direction, train in DIRECTIONS.items():
-            for batch in (8,) if train else (1, 8, 64):
+            for batch in (1, 8) if train else (1, 8, 64):
                 for dtype in (torch.float32, torch.bfloat16):
                     kind = direction.replace(" ", "-")
                     yield Group(

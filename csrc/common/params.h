@@ -58,8 +58,8 @@ struct WindowAttentionParams {
 
 // One set of these per instruction set. [begin, end) counts work items, scratch is one thread's own.
 struct WindowAttentionKernels {
-  double (*forward_score_unit)(const WindowAttentionParams&, DType);  // the backward's is always log2(e)
-  size_t (*forward_scratch)(const WindowAttentionParams&, DType);     // bytes
+  double (*score_unit)(const WindowAttentionParams&, DType);
+  size_t (*forward_scratch)(const WindowAttentionParams&, DType);  // bytes
   size_t (*backward_scratch)(const WindowAttentionParams&, DType);
   size_t (*bias_bytes)(const WindowAttentionParams&, DType);                                           // of bias_dense
   void (*prepare_bias)(const WindowAttentionParams&, DType, int64_t begin, int64_t end, void* dense);  // items: heads

@@ -70,11 +70,11 @@ SF_INLINE void softmax_lone(A* lone, int64_t keys, A scale, A* max, A* sum) {
 
 // What softmax_gradient is for columns.
 template <class A>
-SF_INLINE void softmax_gradient_lone(A* lone, A* grads, int64_t keys) {
+SF_INLINE void softmax_gradient_lone(A* lone, A* grads, int64_t keys, A scale) {
   constexpr int W = kLanes<A>;
   using V = Vec<A, W>;
   A max, sum;
-  softmax_lone(lone, keys, A(1), &max, &sum);
+  softmax_lone(lone, keys, scale, &max, &sum);
   const A inverse = sum == 0 ? A(0) : 1 / sum;
   for (int64_t j = keys; j % W; ++j) grads[j] = 0;
   V inner = {};

@@ -14,7 +14,6 @@
 namespace swin_fast {
 namespace {
 
-constexpr double kLog2E = 1.4426950408889634;
 constexpr size_t kDenseBiasBytes = 8 << 20;  // expanded once per call up to this, per window above
 
 ScalarType acc_type(const Tensor& qkv) {
@@ -69,7 +68,7 @@ struct Call {
   Call(const Tensor& qkv, const OptionalTensor& bias_table, const OptionalTensor& bias_index,
        const OptionalTensor& pad_qkv, const OptionalTensor& mask, const OptionalTensor& logit_scale,
        const OptionalTensor& dropout_seed, int64_t num_heads, const Ints& window_size, const Ints& shift_size,
-       double scale, bool roll_then_pad, double mask_value, double dropout_p, bool backward)
+       double scale, bool roll_then_pad, double mask_value, double dropout_p)
       : dtype(kernel_dtype(qkv)), acc(acc_type(qkv)), kernels(cpu_capability().kernels) {
     check_heads(qkv, num_heads);
     p.geometry = geometry_of(grid_of(qkv), window_size, shift_size, roll_then_pad);
@@ -84,7 +83,7 @@ struct Call {
       check_logit_scale(*logit_scale, num_heads);
       p.logit_scale = in_acc(*logit_scale).const_data_ptr();
     }
-    p.score_unit = backward ? kLog2E : kernels.forward_score_unit(p, dtype);
+    p.score_unit = kernels.score_unit(p, dtype);
     if (bias_table) set_bias(*bias_table, bias_index);
     if (pad_qkv) {
       check_pad(*pad_qkv, qkv);
@@ -167,7 +166,7 @@ std::tuple<Tensor, Tensor> window_attention(const Tensor& qkv, const OptionalTen
                                             const Ints& window_size, const Ints& shift_size, double scale,
                                             bool roll_then_pad, double mask_value, double dropout_p, bool save_lse) {
   Call call(qkv, bias_table, bias_index, pad_qkv, mask, logit_scale, dropout_seed, num_heads, window_size, shift_size,
-            scale, roll_then_pad, mask_value, dropout_p, false);
+            scale, roll_then_pad, mask_value, dropout_p);
   Tensor out = torch::stable::new_empty(qkv, out_size(qkv));
   Tensor lse = torch::stable::new_empty(qkv, lse_size(qkv, num_heads, save_lse), call.acc);
   WindowAttentionParams& p = call.p;
@@ -218,7 +217,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> window_attention_backward(
     const OptionalTensor& logit_scale, const OptionalTensor& dropout_seed, int64_t num_heads, const Ints& window_size,
     const Ints& shift_size, double scale, bool roll_then_pad, double mask_value, double dropout_p, int64_t needs) {
   Call call(qkv, bias_table, bias_index, pad_qkv, mask, logit_scale, dropout_seed, num_heads, window_size, shift_size,
-            scale, roll_then_pad, mask_value, dropout_p, true);
+            scale, roll_then_pad, mask_value, dropout_p);
   WindowAttentionParams& p = call.p;
   check_grad(grad, qkv);
   const Tensor grad_out = grad.stride(-1) == 1 ? grad : torch::stable::contiguous(grad);

@@ -39,32 +39,21 @@ SF_INLINE void softmax_gradient(A* scores, A* grads, int64_t keys, A* bias_sum) 
 
 constexpr int64_t kBackwardPrefetchSteps = 28;  // about the tiles of one (window, head) at 49 tokens and head_dim 32
 
+// What every backward does around the gradients of one window and head: the walk over an item, and the sums.
 template <class T, class A>
-struct Backward {
+struct Gradients {
   const WindowAttentionParams& p;
   Window<T, A> window;
   int64_t padded, group_size;
   bool stream;
-  Packed<A> query, key, value, grad;
-  A *query_columns, *grad_columns, *scores, *grad_scores, *lone, *grad_lone, *bias, *grad_query, *grad_key, *grad_value,
-      *bias_sum;
+  A *bias, *grad_query, *grad_key, *grad_value, *bias_sum;
 
-  Backward(const WindowAttentionParams& params, Arena& arena)
+  Gradients(const WindowAttentionParams& params, Arena& arena)
       : p(params),
         window(params, arena),
         padded(padded_head_dim(p.head_dim)),
-        stream(can_stream<T, A>(p, p.grad_qkv, 3)),
-        query(arena, p.tokens, padded, window.in_place(), p.logit_scale),
-        key(arena, p.tokens, padded, window.in_place(), p.logit_scale),
-        value(arena, p.tokens, padded, window.in_place(), false),
-        grad(arena, p.tokens, padded, window.in_place(), false) {
-    group_size = ceil_div(p.heads, p.head_groups);
-    query_columns = arena.take<A>(padded * kBlock);
-    grad_columns = arena.take<A>(padded * kBlock);
-    scores = arena.take<A>(p.tokens * kBlock);
-    grad_scores = arena.take<A>(p.tokens * kBlock);
-    lone = arena.take<A>(lone_size(p.tokens));
-    grad_lone = arena.take<A>(lone_size(p.tokens));
+        group_size(ceil_div(p.heads, p.head_groups)),
+        stream(can_stream<T, A>(p, p.grad_qkv, 3)) {
     bias = arena.take<A>(p.bias && !p.bias_dense ? p.tokens * kBlock : 0);
     grad_query = arena.take<A>(kBlock * padded);
     grad_key = arena.take<A>(p.tokens * padded);
@@ -74,7 +63,13 @@ struct Backward {
 
   int64_t dense_size() const { return window.blocks.count * p.tokens * kBlock; }
 
-  void run(int64_t item) {
+  struct Place {  // a window and a head of the group [head_begin, head_end) of a chunk
+    int64_t chunk, window, head, head_begin, head_end;
+  };
+
+  // Calls f(place) for each window and head of the item.
+  template <class F>
+  void walk(int64_t item, F&& f) {
     const int64_t chunk = item / p.head_groups, group = item % p.head_groups, total = p.batch * p.windows;
     const int64_t head_begin = group * group_size, head_left = p.heads - head_begin;
     const int64_t head_end = head_begin + (head_left < group_size ? head_left : group_size);
@@ -86,7 +81,7 @@ struct Backward {
     }
     for (int64_t w = chunk * total / p.chunks; w < (chunk + 1) * total / p.chunks; ++w) {
       window.move_to(w);
-      for (int64_t head = head_begin; head < head_end; ++head) window_head(chunk, w, head, head_begin, head_end);
+      for (int64_t head = head_begin; head < head_end; ++head) f(Place{chunk, w, head, head_begin, head_end});
     }
     if (p.grad_bias)
       for (int64_t head = head_begin; head < head_end; ++head)
@@ -98,14 +93,94 @@ struct Backward {
   }
   double* scale_sum(int64_t chunk, int64_t head) const { return p.grad_scale + chunk * p.heads + head; }
 
-  void window_head(int64_t chunk, int64_t w, int64_t head, int64_t head_begin, int64_t head_end) {
-    const uint64_t item = uint64_t(w * p.heads + head);
+  // Where the bias gradient of a block is summed, (keys, kBlock); null where nobody asked for it.
+  A* bias_sum_of(const Place& at, int64_t block) const {
+    return p.grad_bias ? bias_sum + (at.head - at.head_begin) * dense_size() + block * p.tokens * kBlock : nullptr;
+  }
+
+  // Heads of the group are the inner loop; the first head of the next window comes after the last.
+  RowPrefetch<T, A> prefetch_after(const Place& at) {
+    const bool same = at.head + 1 < at.head_end;
+    return {window, same ? at.window : at.window + 1, same ? at.head + 1 : at.head_begin, kBackwardPrefetchSteps};
+  }
+
+  A dot(const A* a, const A* b) const {
+    A total = 0;
+    for (int64_t c = 0; c < p.head_dim; ++c) total += a[c] * b[c];
+    return total;
+  }
+
+  // One token's gradient of one part, from that of the row the product used. In cosine attention that row was a unit
+  // vector u = x / |x|, so dx = (du - u (u . du)) / |x|; where the norm was clamped it is a constant, and dx = du /
+  // eps.
+  void write(const Place& place, int64_t part, int64_t t, A* row, const Packed<A>* unit, A factor) {
+    if (unit) {
+      const A* u = unit->row[t];
+      const A inverse_norm = unit->inverse_norm[t];
+      if (inverse_norm > 0) {
+        const A along = dot(u, row);
+        for (int64_t c = 0; c < p.head_dim; ++c) row[c] -= u[c] * along;
+      }
+      factor *= inverse_norm > 0 ? inverse_norm : -inverse_norm;
+    }
+    const int64_t at = window.now.position[t];
+    if (at >= 0) {
+      if (!p.grad_qkv) return;
+      T* dst = static_cast<T*>(p.grad_qkv) + ((window.now.image * window.map_size + at) * 3 + part) * window.channels +
+               place.head * p.head_dim;
+      write_row(dst, row, p.head_dim, factor, stream);
+    } else if (p.grad_pad) {
+      double* sum = pad_sum(place.chunk, part, place.head);
+      for (int64_t c = 0; c < p.head_dim; ++c) sum[c] += double(row[c] * factor);
+    }
+  }
+
+  // (blocks, keys, kBlock) summed into the rows of the table.
+  void fold_bias(const A* dense, double* table) {
+    memset(table, 0, sizeof(double) * p.bias_rows);
+    const BiasRows rows(p);
+    for (int64_t block = 0; block < window.blocks.count; ++block)
+      for (int64_t j = 0; j < p.tokens; ++j) {
+        const A* row = dense + (block * p.tokens + j) * kBlock;
+        rows.for_queries(j, block * window.blocks.size, window.blocks.length(block, p.tokens), window.codes,
+                         [&](int64_t i, int64_t r) { table[r] += double(row[i]); });
+      }
+  }
+};
+
+template <class T, class A>
+struct Backward : Gradients<T, A> {
+  using Base = Gradients<T, A>;
+  using Base::p, Base::window, Base::padded, Base::bias, Base::grad_query, Base::grad_key, Base::grad_value;
+  using typename Base::Place;
+  Packed<A> query, key, value, grad;
+  A *query_columns, *grad_columns, *scores, *grad_scores, *lone, *grad_lone;
+
+  Backward(const WindowAttentionParams& params, Arena& arena)
+      : Base(params, arena),
+        query(arena, p.tokens, padded, window.in_place(), p.logit_scale),
+        key(arena, p.tokens, padded, window.in_place(), p.logit_scale),
+        value(arena, p.tokens, padded, window.in_place(), false),
+        grad(arena, p.tokens, padded, window.in_place(), false) {
+    query_columns = arena.take<A>(padded * kBlock);
+    grad_columns = arena.take<A>(padded * kBlock);
+    scores = arena.take<A>(p.tokens * kBlock);
+    grad_scores = arena.take<A>(p.tokens * kBlock);
+    lone = arena.take<A>(lone_size(p.tokens));
+    grad_lone = arena.take<A>(lone_size(p.tokens));
+  }
+
+  void run(int64_t item) {
+    this->walk(item, [&](const Place& place) { window_head(place); });
+  }
+
+  void window_head(const Place& place) {
+    const int64_t head = place.head;
+    const uint64_t item = uint64_t(place.window * p.heads + head);
     const Rows<A> q = window.unit_part(query, 0, head), k = window.unit_part(key, 1, head);
     const Rows<A> v = window.part(value, 2, head), g = window.rows_of(grad, window.now.grad, head * p.head_dim);
     const A scale = window.score_scale(head);
-    // heads of the group are the inner loop; the first head of the next window comes after the last
-    const bool same = head + 1 < head_end;
-    RowPrefetch<T, A> prefetch(window, same ? w : w + 1, same ? head + 1 : head_begin, kBackwardPrefetchSteps);
+    auto prefetch = this->prefetch_after(place);
     for (int64_t block = 0; block < window.blocks.count; ++block) {
       const int64_t first = block * window.blocks.size, n = window.blocks.length(block, p.tokens);
       // dropout takes its words by column
@@ -116,7 +191,7 @@ struct Backward {
       key_query_product(scores, k, query_columns, p.tokens, p.head_dim, across, added, prefetch);
       key_query_product(grad_scores, v, grad_columns, p.tokens, p.head_dim, across, nothing, prefetch);
       if (p.dropout_p > 0) apply_dropout(grad_scores, p.tokens, first, item, p.dropout_seed, p.dropout_p);
-      A* sum = p.grad_bias ? bias_sum + (head - head_begin) * dense_size() + block * p.tokens * kBlock : nullptr;
+      A* sum = this->bias_sum_of(place, block);
       for_column_groups<A>(across, [&](int64_t at, auto group) {
         constexpr int W = decltype(group)::W, NV = decltype(group)::NV;
         softmax_gradient<A, W, NV>(scores + at, grad_scores + at, p.tokens, sum ? sum + at : nullptr);
@@ -124,7 +199,7 @@ struct Backward {
       if (apart) {
         lone_product(lone, k, q.from(first + across, 0), scale * A(kLog2E), p.tokens, p.head_dim, added.from(across));
         lone_product(grad_lone, v, g.from(first + across, 0), A(1), p.tokens, p.head_dim, nothing);
-        softmax_gradient_lone(lone, grad_lone, p.tokens);
+        softmax_gradient_lone(lone, grad_lone, p.tokens, A(1));
         for (int64_t j = 0; j < p.tokens; ++j) {
           const int64_t at = j * kBlock + across;
           scores[at] = lone[j], grad_scores[at] = grad_lone[j];
@@ -140,57 +215,14 @@ struct Backward {
       weighted_rows<A>(grad_query, padded, n, {grad_scores, 1, kBlock}, k, p.tokens, p.head_dim, false, prefetch);
       for (int64_t i = 0; i < n; ++i) {
         A* row = grad_query + i * padded;
-        if (p.grad_scale) *scale_sum(chunk, head) += double(dot(query.row[first + i], row));
-        write(chunk, 0, head, first + i, row, p.logit_scale ? &query : nullptr, scale);
+        if (p.grad_scale) *this->scale_sum(place.chunk, head) += double(this->dot(query.row[first + i], row));
+        this->write(place, 0, first + i, row, p.logit_scale ? &query : nullptr, scale);
       }
     }
     for (int64_t j = 0; j < p.tokens; ++j) {
-      write(chunk, 1, head, j, grad_key + j * padded, p.logit_scale ? &key : nullptr, scale);
-      write(chunk, 2, head, j, grad_value + j * padded, nullptr, A(1));
+      this->write(place, 1, j, grad_key + j * padded, p.logit_scale ? &key : nullptr, scale);
+      this->write(place, 2, j, grad_value + j * padded, nullptr, A(1));
     }
-  }
-
-  A dot(const A* a, const A* b) const {
-    A total = 0;
-    for (int64_t c = 0; c < p.head_dim; ++c) total += a[c] * b[c];
-    return total;
-  }
-
-  // One token's gradient of one part, from that of the row the product used. In cosine attention that row was a unit
-  // vector u = x / |x|, so dx = (du - u (u . du)) / |x|; where the norm was clamped it is a constant, and dx = du /
-  // eps.
-  void write(int64_t chunk, int64_t part, int64_t head, int64_t t, A* row, const Packed<A>* unit, A factor) {
-    if (unit) {
-      const A* u = unit->row[t];
-      const A inverse_norm = unit->inverse_norm[t];
-      if (inverse_norm > 0) {
-        const A along = dot(u, row);
-        for (int64_t c = 0; c < p.head_dim; ++c) row[c] -= u[c] * along;
-      }
-      factor *= inverse_norm > 0 ? inverse_norm : -inverse_norm;
-    }
-    const int64_t at = window.now.position[t];
-    if (at >= 0) {
-      if (!p.grad_qkv) return;
-      T* dst = static_cast<T*>(p.grad_qkv) + ((window.now.image * window.map_size + at) * 3 + part) * window.channels +
-               head * p.head_dim;
-      write_row(dst, row, p.head_dim, factor, stream);
-    } else if (p.grad_pad) {
-      double* sum = pad_sum(chunk, part, head);
-      for (int64_t c = 0; c < p.head_dim; ++c) sum[c] += double(row[c] * factor);
-    }
-  }
-
-  // (blocks, keys, kBlock) summed into the rows of the table.
-  void fold_bias(const A* dense, double* table) {
-    memset(table, 0, sizeof(double) * p.bias_rows);
-    const BiasRows rows(p);
-    for (int64_t block = 0; block < window.blocks.count; ++block)
-      for (int64_t j = 0; j < p.tokens; ++j) {
-        const A* row = dense + (block * p.tokens + j) * kBlock;
-        rows.for_queries(j, block * window.blocks.size, window.blocks.length(block, p.tokens), window.codes,
-                         [&](int64_t i, int64_t r) { table[r] += double(row[i]); });
-      }
   }
 };
 

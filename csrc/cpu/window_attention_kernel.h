@@ -2,7 +2,7 @@
 // SWIN_FAST_ISA (its namespace) and SWIN_FAST_VECTOR_BYTES first. No torch header, no std template: see simd.h.
 #pragma once
 
-#include "window_attention_backward.h"
+#include "window_attention_backward_dot.h"
 #include "window_attention_forward_dot.h"
 
 namespace swin_fast {
@@ -40,33 +40,39 @@ void run_items(const WindowAttentionParams& p, int64_t begin, int64_t end, void*
 
 inline size_t forward_scratch(const WindowAttentionParams& p, DType dtype) {
 #if defined(__AVX512BF16__)
-  if (dtype == DType::kBFloat16 && ForwardDot::fits(p)) return scratch_of<ForwardDot>(p);
+  if (dtype == DType::kBFloat16 && pairs_serve(p)) return scratch_of<ForwardDot>(p);
 #endif
 #define CALL(T, A) scratch_of<Forward<T, A>>(p)
   SWIN_FAST_BY_DTYPE(dtype, CALL)
 #undef CALL
 }
-inline double forward_score_unit(const WindowAttentionParams& p, DType dtype) {
+inline double score_unit(const WindowAttentionParams& p, DType dtype) {
 #if defined(__AVX512BF16__)
-  if (dtype == DType::kBFloat16 && ForwardDot::fits(p)) return ForwardDot::score_unit(p);
+  if (dtype == DType::kBFloat16 && pairs_serve(p)) return pairs_score_unit(p);
 #endif
   (void)p, (void)dtype;
   return kLog2E;
 }
 inline size_t backward_scratch(const WindowAttentionParams& p, DType dtype) {
+#if defined(__AVX512BF16__)
+  if (dtype == DType::kBFloat16 && pairs_serve(p)) return scratch_of<BackwardDot>(p);
+#endif
 #define CALL(T, A) scratch_of<Backward<T, A>>(p)
   SWIN_FAST_BY_DTYPE(dtype, CALL)
 #undef CALL
 }
 inline void forward(const WindowAttentionParams& p, DType dtype, int64_t begin, int64_t end, void* scratch) {
 #if defined(__AVX512BF16__)
-  if (dtype == DType::kBFloat16 && ForwardDot::fits(p)) return run_items<ForwardDot>(p, begin, end, scratch);
+  if (dtype == DType::kBFloat16 && pairs_serve(p)) return run_items<ForwardDot>(p, begin, end, scratch);
 #endif
 #define CALL(T, A) run_items<Forward<T, A>>(p, begin, end, scratch)
   SWIN_FAST_BY_DTYPE(dtype, CALL)
 #undef CALL
 }
 inline void backward(const WindowAttentionParams& p, DType dtype, int64_t begin, int64_t end, void* scratch) {
+#if defined(__AVX512BF16__)
+  if (dtype == DType::kBFloat16 && pairs_serve(p)) return run_items<BackwardDot>(p, begin, end, scratch);
+#endif
 #define CALL(T, A) run_items<Backward<T, A>>(p, begin, end, scratch)
   SWIN_FAST_BY_DTYPE(dtype, CALL)
 #undef CALL
@@ -83,7 +89,7 @@ inline void prepare_bias(const WindowAttentionParams& p, DType dtype, int64_t be
 }
 
 inline WindowAttentionKernels kernels() {
-  return {forward_score_unit, forward_scratch, backward_scratch, bias_bytes, prepare_bias, forward, backward};
+  return {score_unit, forward_scratch, backward_scratch, bias_bytes, prepare_bias, forward, backward};
 }
 
 }  // namespace SWIN_FAST_ISA

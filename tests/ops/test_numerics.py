@@ -96,6 +96,21 @@ def test_large_logits(dtype, q, k, sign):
 
 
 @EACH_DTYPE
+@pytest.mark.parametrize("window", [(3, 3), (4, 3), (7, 7)], ids=str)
+def test_an_infinite_key_that_no_query_looks_at(dtype, window):
+    """Its weight is zero: the output and the gradient of the values are finite, as in the reference."""
+    case = Case(window, window, head_dim=16, bias="none", batch=1)
+    tensors = case.tensors(dtype)
+    tensors["qkv"][..., :32:16] = 1.0
+    tensors["qkv"][:, 1, 1, 32:64:16] = -torch.inf
+    got, truth = run(case, tensors), run(case, up(tensors), "reference")
+    for name in ("out", "dv"):
+        assert torch.isfinite(truth[name]).all()
+        error = float((got[name] - truth[name]).abs().max())
+        assert error <= 4 * ALLOWANCE[dtype] * float(truth[name].abs().max()), name
+
+
+@EACH_DTYPE
 @pytest.mark.parametrize("part", ["q", "k", "v"])
 def test_nan_stays_in_its_window(dtype, part):
     """A NaN reaches what the formula says it reaches, and not one number more changes."""
