@@ -13,6 +13,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402
+from matplotlib.ticker import LogLocator, StrMethodFormatter  # noqa: E402
 
 from .group import COMPILED  # noqa: E402
 from .peers import OURS  # noqa: E402
@@ -200,6 +201,11 @@ def scaling(data: dict):
             axis.minorticks_off()
     each = [point[2] for points in data["curves"].values() for point in points if point[2] is not None]
     axes[0, 0].set_ylim(0, 1.1 * max(each))
+    peaks = [point[3] for points in data["curves"].values() for point in points if point[3]]
+    if peaks:
+        wide = max(peaks) > 300 * min(peaks)  # then powers of ten are numbers enough
+        axes[1, 0].yaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
+        axes[1, 0].yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes[0, 0].set_ylabel("microseconds a token")
     axes[1, 0].set_ylabel("peak MiB beyond inputs")
     _legend(figure, handles | ends, 5, data["title"])
