@@ -71,7 +71,7 @@ def legend(more: int, on_gpu: bool) -> str:
         "a peer takes; **bold**: the peer is faster. Each candidate has the better of the allocator settings it was "
         f"timed with. Peers of the attention: {marks}; w: rolled and partitioned before the qkv Linear. "
         f"Commands, a table each: `{'`, `'.join(commands)}`; figures: `python -m benchmarks.plot`"
-        + (f". {more} lines more are in the CSV." if more else ".")
+        + (f". {more} more {'line is' if more == 1 else 'lines are'} in the CSV." if more else ".")
     )
 
 

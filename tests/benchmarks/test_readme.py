@@ -44,7 +44,7 @@ def everything(device: str) -> list:
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_all_that_can_be_timed_fits(device):
     text = readme.page(everything(device))
-    assert len(text.splitlines()) == 40 and " lines more are in the CSV." in text
+    assert len(text.splitlines()) == 40 and " more lines are in the CSV." in text
     kept = ["forward 8x56x56x96 |" if device == "cpu" else "forward 64x56x56x96 |", "swin_t inference, f32"]
     kept += ["layer forward, Swin-T |", "block forward, Swin-T |", "forward, Swin-B, L |", "forward, Swin UNETR |"]
     for line in (*kept, "swin_t training step, f32", "transformers |"):
