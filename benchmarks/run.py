@@ -21,6 +21,7 @@ import torch
 
 from . import base, child, exported, gate, registry, rows
 from .group import Group
+from .measure import LEAST
 from .rows import Row
 from .summary import summary
 
@@ -56,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         groups = registry.select(args.patterns or registry.DEFAULT, args.device)
     except ValueError as error:
         return fail(str(error))
+    if args.rounds < LEAST:
+        return fail(f"--rounds must be at least {LEAST}, got {args.rounds}")
     if args.list:
         for group in groups:
             print(f"{group.name:52} {', '.join(group.names(args.device, args.compiled))}")

@@ -103,6 +103,7 @@ def test_a_gpu_has_one_allocator(started, monkeypatch):
         (["corr/*"], "no group matches 'corr/*'"),
         ([TINY, "--csv", "x.csv", "--base", "HEAD"], "--base writes no rows"),
         ([TINY, "--device", "cuda"], "PyTorch sees no GPU here"),
+        ([TINY, "--rounds", "7"], "--rounds must be at least 8, got 7"),
     ],
 )
 def test_what_cannot_be_run_is_said(arguments, said, monkeypatch, capsys):
