@@ -10,10 +10,10 @@ namespace SWIN_FAST_ISA {
 
 using Pair = uint32_t;  // two bfloat16, the first in the low half
 
-// Whether a call in bfloat16 is computed in pairs. Scores are then q . k + (bias + mask) / scale, so that bias and mask
-// join the products as they come, and the softmax multiplies by scale * log2(e), which costs nothing there.
-inline bool pairs_serve(const WindowAttentionParams& p) { return !p.logit_scale && p.dropout_p == 0 && p.scale > 1e-3; }
-inline double pairs_score_unit(const WindowAttentionParams& p) { return 1 / p.scale; }
+// Whether a call in bfloat16 is computed in pairs.
+inline bool pairs_serve(const WindowAttentionParams& p) {
+  return p.dropout_p == 0 && (p.logit_scale || p.scale > 1e-3);
+}
 
 SF_INLINE Pair rounded(float v) { return Narrow<BFloat16, float>::from(v).bits; }
 SF_INLINE Pair rounded(float low, float high) { return rounded(low) | rounded(high) << 16; }

@@ -104,10 +104,10 @@ struct Gradients {
     return {window, same ? at.window : at.window + 1, same ? at.head + 1 : at.head_begin, kBackwardPrefetchSteps};
   }
 
-  A dot(const A* a, const A* b) const {
-    A total = 0;
-    for (int64_t c = 0; c < p.head_dim; ++c) total += a[c] * b[c];
-    return total;
+  // Of a unit vector, whose tail is zeros, and a row that a product left, whose tail nobody wrote.
+  SF_INLINE A dot(const A* unit, A* row) const {
+    for (int64_t c = p.head_dim; c < padded; ++c) row[c] = 0;
+    return dot_rows(unit, row, padded);
   }
 
   // One token's gradient of one part, from that of the row the product used. In cosine attention that row was a unit

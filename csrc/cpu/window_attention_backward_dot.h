@@ -3,7 +3,7 @@
 // to an element; sums, scores and what is added to the bias gradient are float32.
 #pragma once
 
-#include "pairs.h"
+#include "pair_scores.h"
 #include "window_attention_backward.h"
 
 #if defined(__AVX512BF16__)
@@ -37,15 +37,15 @@ SF_INLINE void softmax_and_inner(float* scores, const float* grads, int64_t keys
 
 struct BackwardDot : Gradients<BFloat16, float> {
   int64_t key_pairs, channel_pairs_of_head;
-  Pair *query_columns, *grad_columns;             // (pairs of channels, kBlock)
+  PairScores attention;
+  Pair* grad_columns;                             // (pairs of channels, kBlock)
   Pair *query_tokens, *key_tokens, *grad_tokens;  // (pairs of tokens, padded)
   Pair* score_gradients;                          // (pairs of keys, kBlock)
-  float *scores, *grad_scores, *lone, *grad_lone;
+  float *scores, *grad_scores, *lone, *grad_lone, *unit;
 
-  BackwardDot(const WindowAttentionParams& params, Arena& arena) : Gradients(params, arena) {
+  BackwardDot(const WindowAttentionParams& params, Arena& arena) : Gradients(params, arena), attention(params, arena) {
     key_pairs = ceil_div(p.tokens, 2);
     channel_pairs_of_head = p.head_dim / 2;
-    query_columns = arena.take<Pair>(channel_pairs_of_head * kBlock);
     grad_columns = arena.take<Pair>(channel_pairs_of_head * kBlock);
     query_tokens = arena.take<Pair>(kBlock / 2 * padded);
     key_tokens = arena.take<Pair>(key_pairs * padded);
@@ -55,6 +55,7 @@ struct BackwardDot : Gradients<BFloat16, float> {
     grad_scores = arena.take<float>(p.tokens * kBlock);
     lone = arena.take<float>(lone_size(p.tokens));
     grad_lone = arena.take<float>(lone_size(p.tokens));
+    unit = arena.take<float>(attention.cosine ? padded : 0);
   }
 
   void run(int64_t item) {
@@ -67,25 +68,29 @@ struct BackwardDot : Gradients<BFloat16, float> {
     const Rows<Pair> q = channel_pairs(rows, at_head), k = channel_pairs(rows, window.channels + at_head);
     const Rows<Pair> v = channel_pairs(rows, 2 * window.channels + at_head);
     const Rows<Pair> g = channel_pairs(window.now.grad, at_head);
+    attention.start(place.head, q, k);
     token_pairs(key_tokens, rows, window.channels + at_head, p.tokens, window.zeros, p.head_dim, padded);
     auto prefetch = prefetch_after(place);
     for (int64_t block = 0; block < window.blocks.count; ++block) {
       const int64_t first = block * window.blocks.size, n = window.blocks.length(block, p.tokens);
       const int64_t apart = lone_query<float>(n, p.head_dim, 2), across = n - apart;
       const Added<float> added = window.added_to_scores(place.head, block, bias), nothing = {nullptr, nullptr};
-      transpose<float, Pair>(query_columns, q.from(first, 0), across, pairs, 1);
+      attention.block(scores, q, k, first, across, added, prefetch);
       transpose<float, Pair>(grad_columns, g.from(first, 0), across, pairs, 1);
-      key_query_product(scores, k, query_columns, p.tokens, pairs, across, added, prefetch);
       key_query_product(grad_scores, v, grad_columns, p.tokens, pairs, across, nothing, prefetch);
       float* sum = bias_sum_of(place, block);
       for_column_groups<float>(across, [&](int64_t at, auto group) {
-        softmax_gradient<decltype(group)::W, decltype(group)::NV>(at, sum ? sum + at : nullptr);
+        constexpr int W = decltype(group)::W, NV = decltype(group)::NV;
+        if (attention.cosine)
+          softmax_gradient<W, NV, true>(at, first, sum ? sum + at : nullptr);
+        else
+          softmax_gradient<W, NV, false>(at, first, sum ? sum + at : nullptr);
       });
       if (apart) {
-        lone_scores<BFloat16Dot<16>>(p.tokens, pairs, k, q.row[first + across] + q.skip, lone, added.from(across));
+        attention.lone(lone, q, k, first + across, added.from(across));
         lone_scores<BFloat16Dot<16>>(p.tokens, pairs, v, g.row[first + across] + g.skip, grad_lone, nothing);
-        softmax_gradient_lone(lone, grad_lone, p.tokens, float(p.scale * kLog2E));
-        add_lone(across, sum);
+        softmax_gradient_lone(lone, grad_lone, p.tokens, attention.softmax_scale());
+        add_lone(across, first + across, sum);
       } else if (n % 2) {
         for (int64_t j = 0; j < p.tokens; ++j)
           pairs_in(scores, j)[n / 2] &= 0xffff, pairs_in(grad_scores, j)[n / 2] &= 0xffff;
@@ -100,12 +105,29 @@ struct BackwardDot : Gradients<BFloat16, float> {
                     p.head_dim, more, prefetch);
       weighted_rows(grad_query, padded, n, {score_gradients, 1, kBlock}, key_tokens, key_pairs, p.head_dim, false,
                     prefetch);
-      for (int64_t i = 0; i < n; ++i) write(place, 0, first + i, grad_query + i * padded, nullptr, float(p.scale));
+      for (int64_t i = 0; i < n; ++i) write_of_unit(place, 0, first + i, grad_query + i * padded, attention.query_norm);
     }
     for (int64_t j = 0; j < p.tokens; ++j) {
-      write(place, 1, j, grad_key + j * padded, nullptr, float(p.scale));
+      write_of_unit(place, 1, j, grad_key + j * padded, attention.key_norm);
       write(place, 2, j, grad_value + j * padded, nullptr, 1.0f);
     }
+  }
+
+  // One token's gradient of q (part 0) or k (1). In cosine attention `row` is that of the unit vector u = x / |x|: dx =
+  // (du - u (u . du)) / |x|, and u . du of all queries is the gradient of logit_scale.
+  void write_of_unit(const Place& place, int64_t part, int64_t t, float* row, const float* inverse_norm) {
+    float factor = attention.gradient_scale();
+    if (attention.cosine) {
+      const float inverse = __builtin_fabsf(inverse_norm[t]);
+      widen_row(unit, window.row(t, part, place.head), p.head_dim, padded);
+      for (int64_t c = 0; c < padded; ++c) unit[c] *= inverse;
+      const float along = dot(unit, row);
+      if (p.grad_scale && part == 0) *scale_sum(place.chunk, place.head) += double(along);
+      if (inverse_norm[t] > 0)
+        for (int64_t c = 0; c < padded; ++c) row[c] -= unit[c] * along;
+      factor *= inverse;
+    }
+    write(place, part, t, row, nullptr, factor);
   }
 
   // A row of scores, once it holds bfloat16 in its first half.
@@ -113,12 +135,16 @@ struct BackwardDot : Gradients<BFloat16, float> {
 
   // Scores -> weights and gradients of weights -> gradients of scores, dS = P * (dP - sum over keys of P * dP), both as
   // bfloat16 in the first half of their rows (a column is read before its place is written); dS as pairs of keys, too.
-  template <int W, int NV>
-  SF_INLINE void softmax_gradient(int64_t at, float* bias_sum) {
+  // In cosine attention the first dS is to be multiplied by q and the second by k, so each takes the norms with it.
+  template <int W, int NV, bool Cosine>
+  SF_INLINE void softmax_gradient(int64_t at, int64_t first, float* bias_sum) {
     using V = Vec<float, W>;
     V inverse[NV], inner[NV];
-    softmax_and_inner<W, NV>(scores + at, grad_scores + at, p.tokens, splat<V>(float(p.scale * kLog2E)), inverse,
+    softmax_and_inner<W, NV>(scores + at, grad_scores + at, p.tokens, splat<V>(attention.softmax_scale()), inverse,
                              inner);
+    V query[NV];
+    if constexpr (Cosine)
+      for (int v = 0; v < NV; ++v) query[v] = absolute<W>(load<V>(attention.query_norm + first + at + v * W));
     for (int64_t j = 0; j < p.tokens; j += 2)
       for (int v = 0; v < NV; ++v) {
         const int64_t column = at + v * W;
@@ -135,18 +161,22 @@ struct BackwardDot : Gradients<BFloat16, float> {
         }
         for (int i = 0; i < keys; ++i) {
           narrow_n(reinterpret_cast<BFloat16*>(pairs_in(scores, j + i)) + column, weight[i]);
-          narrow_n(reinterpret_cast<BFloat16*>(pairs_in(grad_scores, j + i)) + column, ds[i]);
+          narrow_n(reinterpret_cast<BFloat16*>(pairs_in(grad_scores, j + i)) + column,
+                   Cosine ? ds[i] * query[v] : ds[i]);
+          if constexpr (Cosine) ds[i] *= attention.key_factor(j + i);
         }
         store(score_gradients + j / 2 * kBlock + column, pair_up<W>(ds[0], ds[1]));
       }
   }
 
   // The lone query's weights and score gradients to the column behind the others, whose other half has no query.
-  void add_lone(int64_t across, float* bias_sum) {
+  void add_lone(int64_t across, int64_t token, float* bias_sum) {
+    const float query = attention.cosine ? attention.query_factor(token) : 1;
     for (int64_t j = 0; j < p.tokens; ++j) {
       pairs_in(scores, j)[across / 2] = rounded(lone[j]);
-      pairs_in(grad_scores, j)[across / 2] = rounded(grad_lone[j]);
+      pairs_in(grad_scores, j)[across / 2] = rounded(grad_lone[j] * query);
       if (bias_sum) bias_sum[j * kBlock + across] += grad_lone[j];
+      if (attention.cosine) grad_lone[j] *= attention.key_factor(j);
     }
     for (int64_t j = 0; j < key_pairs; ++j)
       score_gradients[j * kBlock + across] = rounded(grad_lone[2 * j], grad_lone[2 * j + 1]);

@@ -2,7 +2,7 @@
 // but q, k, v and the weights stay bfloat16, two to an element, and only scores, sums and outputs are float32.
 #pragma once
 
-#include "pairs.h"
+#include "pair_scores.h"
 #include "window_attention_forward.h"
 
 #if defined(__AVX512BF16__)
@@ -14,15 +14,16 @@ struct ForwardDot {
   Window<BFloat16, float> window;
   int64_t padded, key_pairs;
   bool stream;
-  Pair *value, *query_columns, *weights;
+  PairScores attention;
+  Pair *value, *weights;
   float *scores, *lone, *bias, *out;
 
-  ForwardDot(const WindowAttentionParams& params, Arena& arena) : p(params), window(params, arena) {
+  ForwardDot(const WindowAttentionParams& params, Arena& arena)
+      : p(params), window(params, arena), attention(params, arena) {
     padded = padded_head_dim(p.head_dim);
     key_pairs = ceil_div(p.tokens, 2);
     stream = can_stream<BFloat16, float>(p, p.out, 1);
     value = arena.take<Pair>(key_pairs * padded);
-    query_columns = arena.take<Pair>(p.head_dim / 2 * kBlock);
     weights = arena.take<Pair>(key_pairs * kBlock);
     scores = arena.take<float>(p.tokens * kBlock);
     lone = arena.take<float>(lone_size(p.tokens));
@@ -36,22 +37,21 @@ struct ForwardDot {
     const int64_t at_head = head * p.head_dim;
     const Rows<Pair> q = channel_pairs(window.now.row, at_head);
     const Rows<Pair> k = channel_pairs(window.now.row, window.channels + at_head);
+    attention.start(head, q, k);
     token_pairs(value, window.now.row, 2 * window.channels + at_head, p.tokens, window.zeros, p.head_dim, padded);
     RowPrefetch<BFloat16, float> prefetch(window, (item + 1) / p.heads, (item + 1) % p.heads, kPrefetchSteps);
     for (int64_t block = 0; block < window.blocks.count; ++block) {
       const int64_t first = block * window.blocks.size, n = window.blocks.length(block, p.tokens);
       if (!stream) prefetch_outputs(window, p, head, first, n);
       const int64_t apart = lone_query<float>(n, p.head_dim, 2), across = n - apart;
-      transpose<float, Pair>(query_columns, q.from(first, 0), across, p.head_dim / 2, 1);
       const Added<float> added = window.added_to_scores(head, block, bias);
       float max[kBlock], sum[kBlock] = {};
-      key_query_product(scores, k, query_columns, p.tokens, p.head_dim / 2, across, added, prefetch);
+      attention.block(scores, q, k, first, across, added, prefetch);
       for_column_groups<float>(
           across, [&](int64_t at, auto group) { softmax<decltype(group)::W, decltype(group)::NV>(at, max, sum); });
       if (apart) {
-        lone_scores<BFloat16Dot<16>>(p.tokens, p.head_dim / 2, k, q.row[first + across] + q.skip, lone,
-                                     added.from(across));
-        softmax_lone(lone, p.tokens, float(p.scale * kLog2E), max + across, sum + across);
+        attention.lone(lone, q, k, first + across, added.from(across));
+        softmax_lone(lone, p.tokens, attention.softmax_scale(), max + across, sum + across);
         for (int64_t j = 0; j < key_pairs; ++j) weights[j * kBlock + across] = rounded(lone[2 * j], lone[2 * j + 1]);
       }
       weighted_rows(out, padded, n, {weights, 1, kBlock}, value, key_pairs, p.head_dim, false, prefetch);
@@ -63,7 +63,7 @@ struct ForwardDot {
   template <int W, int NV>
   SF_INLINE void softmax(int64_t at, float* max_out, float* sum_out) {
     using V = Vec<float, W>;
-    const V scale = splat<V>(float(p.scale * kLog2E));
+    const V scale = splat<V>(attention.softmax_scale());
     V max[NV], sum[NV];
     for (int v = 0; v < NV; ++v) max[v] = splat<V>(float(kLowestScore)), sum[v] = V{};
     for (int64_t j = 0; j < p.tokens; ++j)

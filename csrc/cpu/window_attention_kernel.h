@@ -48,7 +48,7 @@ inline size_t forward_scratch(const WindowAttentionParams& p, DType dtype) {
 }
 inline double score_unit(const WindowAttentionParams& p, DType dtype) {
 #if defined(__AVX512BF16__)
-  if (dtype == DType::kBFloat16 && pairs_serve(p)) return pairs_score_unit(p);
+  if (dtype == DType::kBFloat16 && pairs_serve(p)) return PairScores::unit(p);
 #endif
   (void)p, (void)dtype;
   return kLog2E;

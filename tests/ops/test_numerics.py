@@ -78,6 +78,16 @@ def test_cosine_of_a_zero_vector_is_zero(dtype, where):
     assert float((out - truth).abs().max()) <= share * float(truth.abs().max()) * float(tensors["logit_scale"].max())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize("window", [(4, 3), (7, 7)], ids=str)
+def test_cosine_of_a_vector_shorter_than_eps(dtype, window):
+    """It is divided by the constant 1e-12 instead of its norm, in the backward, too. (float16 has no such vectors.)"""
+    case = Case(window, (8, 9), shift=1, head_dim=32, cosine=True)
+    tensors = case.tensors(dtype)
+    tensors["qkv"][:, 2::3, :, :128] *= 1e-13  # q and k of every third row of the map
+    assert_accurate(case, tensors, run(case, tensors))
+
+
 @EACH_DTYPE
 @pytest.mark.parametrize("q, k", [(4, 5), (16, 11), (128, 120)], ids=["80", "704", "61440"])
 @pytest.mark.parametrize("sign", [1, -1])

@@ -78,6 +78,8 @@ OPTIONS = [
     Case(W, G, cosine=True, shift=1, pad="attended", bias="index"),
     Case(W, G, cosine=True, shift=1, mask="image", mask_value=-torch.inf),
     Case((8, 8), (16, 16), cosine=True, heads=3, head_dim=32, shift=4),
+    Case((7, 7), (14, 9), cosine=True, head_dim=32, shift=3, pad="attended", mask="one"),
+    Case((9, 9), (9, 9), cosine=True, head_dim=32, batch=1, mask="one"),
     Case(W, (8, 6), dropout=0.5, head_dim=16, shift=1),
     Case(W, G, dropout=0.1, pad="attended", shift=1),
     Case((7, 7), (14, 14), dropout=0.25, heads=3, head_dim=32, shift=3),
