@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from swin_fast import testing
+from swin_fast.models import CONFIGS
 from tests.models import peer_weights
 from tests.peers import define_torchvision_operators
 
@@ -21,12 +22,14 @@ DISTRIBUTIONS = {
     "onnxruntime": ("onnxruntime", "torchvision"),
     "openvino": ("openvino", "torchvision"),
 }
-MODELS = {  # ours -> who has it, and timm's name
+TIMM = {  # ours -> timm's name; transformers has these, too
     "swin_t": "swin_tiny_patch4_window7_224",
+    "swin_s": "swin_small_patch4_window7_224",
     "swin_b": "swin_base_patch4_window7_224",
+    "swin_l": "swin_large_patch4_window7_224",
     "swin_v2_t": "swinv2_tiny_window8_256",
-    "swin3d_t": None,
 }
+TORCHVISION = ("swin_t", "swin_s", "swin_b", "swin_v2_t", "swin3d_t")
 
 
 @dataclass(frozen=True)
@@ -47,18 +50,22 @@ def model(library: str, name: str) -> Model:
 
         before = use_fused_attn(experimental=True)
         set_fused_attn(True, experimental=library == "timm fused_attn")  # what TIMM_FUSED_ATTN=2 does
-        module = timm.create_model(MODELS[name], drop_path_rate=0.0)
+        module = timm.create_model(TIMM[name], drop_path_rate=0.0)
         set_fused_attn(True, experimental=before)
         return Model(module, peer_weights.to_timm)
-    return {"torchvision": _torchvision, "transformers": _transformers}[library](name)
+    return {"torchvision": _torchvision, "transformers": _transformers, "monai": _monai}[library](name)
 
 
 def of_model(name: str) -> list[str]:
     """The libraries that have our model `name`."""
-    if name == "swin3d_t":
-        return ["torchvision"]
-    # timm's V2 has no fused attention
-    return ["timm", *(["timm fused_attn"] if name != "swin_v2_t" else []), "torchvision", "transformers"]
+    libraries = {
+        "timm": name in TIMM,
+        "timm fused_attn": name in TIMM and name != "swin_v2_t",  # timm's V2 has no fused attention
+        "torchvision": name in TORCHVISION,
+        "transformers": name in TIMM,
+        "monai": name == "swin_unetr",
+    }
+    return [library for library, has in libraries.items() if has]
 
 
 def _torchvision(name: str) -> Model:
@@ -85,9 +92,8 @@ def _torchvision_v2(named: Named) -> Named:
 def _transformers(name: str) -> Model:
     import transformers
 
-    sizes = {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24]}
-    if name == "swin_b":
-        sizes = {"embed_dim": 128, "depths": [2, 2, 18, 2], "num_heads": [4, 8, 16, 32]}
+    ours = CONFIGS[name]
+    sizes = {"embed_dim": ours.embed_dim, "depths": list(ours.depths), "num_heads": list(ours.num_heads)}
     sizes |= {"num_labels": 1000, "drop_path_rate": 0.0}
     if name == "swin_v2_t":
         config = transformers.Swinv2Config(image_size=256, window_size=8, **sizes)
@@ -102,6 +108,17 @@ def _transformers(name: str) -> Model:
         return head | {f"{body}.{k}": t for k, t in rest.items()}
 
     return Model(module, classifier, lambda out: out.logits)
+
+
+def _monai(name: str) -> Model:
+    from monai.networks.nets import SwinUNETR
+
+    # its encoder; the convolutions that decode are the same with any encoder
+    return Model(SwinUNETR(1, 14, feature_size=48).swinViT, peer_weights.to_monai, last_map)
+
+
+def last_map(maps: list[Tensor]) -> Tensor:
+    return maps[-1]
 
 
 def load(module: nn.Module, weights: Named, what: str) -> None:

@@ -34,11 +34,17 @@ from ..group import (
 )
 
 FIRST = "patch_embed.proj.weight"
-IMAGES = {"swin_t": (224, 224), "swin_b": (224, 224), "swin_v2_t": (256, 256), "swin3d_t": (16, 112, 112)}
+IMAGES = {
+    "swin_t": (224, 224), "swin_s": (224, 224), "swin_b": (224, 224), "swin_l": (224, 224), "swin_v2_t": (256, 256),
+    "swin3d_t": (16, 112, 112), "swin_unetr": (96, 96, 96),
+}  # fmt: skip
 INFERENCE = [(name, batch) for name in IMAGES for batch in ((1, 8) if name in ("swin_t", "swin_v2_t") else (1,))]
 TRAINING = [("swin_t", 8)]
 ON_A_GPU = [("swin_t", 64), ("swin_v2_t", 64), ("swin_b", 64)]
-OPTIONS = {"swin3d_t": {"policy": "video"}}  # torchvision's rules for maps that the window does not fit
+OPTIONS = {
+    "swin3d_t": {"policy": "video"},  # torchvision's rules for maps that the window does not fit
+    "swin_unetr": {"embed_dim": 48},  # of the paper; MONAI's default is half of it
+}
 RATE = 1e-7  # of AdamW: the weights stay what they were checked with, and a step takes as long
 
 
@@ -93,6 +99,8 @@ def names(name: str, train: bool, dtype: torch.dtype, device: str, compiled: boo
     found = twice([*OUR_BACKENDS[device], REFERENCE, *libraries.of_model(name)], compiled)
     if device == "cuda" or train:
         return found
+    if "torchvision" not in found:  # whose models are exported
+        return found
     # ONNX Runtime has no bfloat16 on a CPU
     return found + [engine for engine in exported.ENGINES if dtype == torch.float32 or engine == "openvino"]
 
@@ -108,14 +116,14 @@ def make(
 ) -> Made:
     if not native.loaded and device == "cpu":
         raise RuntimeError(f"nothing to time: {native.reason}")
-    model = getattr(swin_fast, name)(drop_path_rate=0.0, **OPTIONS.get(name, {}))
-    model = randomize(model).train(train)
+    model = randomize(swin_fast.models.build(name, drop_path_rate=0.0, **OPTIONS.get(name, {}))).train(train)
     weights = dict(model.named_parameters())
     rng = torch.Generator().manual_seed(0)
-    image = torch.randn(batch, 3, *IMAGES[name], generator=rng).to(device, dtype)
+    image = torch.randn(batch, model.config.in_chans, *IMAGES[name], generator=rng).to(device, dtype)
     labels = torch.randint(1000, (batch,), generator=rng).to(device) if train else None
     backends = OUR_BACKENDS[device] | {REFERENCE: "reference"}
-    own = Run(copy.deepcopy(model).to(device, dtype), image, labels=labels)
+    pick = libraries.last_map if name == "swin_unetr" else Run.pick
+    own = Run(copy.deepcopy(model).to(device, dtype), image, pick, labels)
     built: dict[str, libraries.Model] = {}
 
     def library(kind: str) -> libraries.Model:
@@ -172,7 +180,7 @@ def phases(run: Run) -> tuple[tuple[float, float], ...]:
 
 
 def _shape(name: str, batch: int) -> str:
-    return "x".join(map(str, (batch, 3, *IMAGES[name])))
+    return "x".join(map(str, (batch, swin_fast.models.CONFIGS[name].in_chans, *IMAGES[name])))
 
 
 def _groups() -> Iterator[Group]:

@@ -9,7 +9,7 @@ import torch
 from benchmarks import child, group, libraries, peers
 from benchmarks.group import Candidate, Group, Made
 from benchmarks.suites import accelerate, block, core, model
-from swin_fast import native, testing
+from swin_fast import models, native, testing
 
 from ..fixtures import one_thread  # noqa: F401
 from ..peers import define_torchvision_operators
@@ -104,6 +104,20 @@ def test_models(one_thread):  # noqa: F811
         for name in peers[1:]:
             next(iter(made.candidates[name].call.model.parameters())).view(-1)[0] += 10
     assert list(made.check()) == peers[1:]
+
+
+@pytest.mark.parametrize("name", model.IMAGES)
+def test_every_library_has_our_model(name):
+    """Down to the shape of each weight; their numbers are compared before anything is timed."""
+    define_torchvision_operators()
+    options = model.OPTIONS.get(name, {})
+    with torch.device("meta"):
+        ours = dict(models.build(name, **options).named_parameters())
+    for kind in libraries.of_model(name):
+        pytest.importorskip(libraries.DISTRIBUTIONS[kind][0])
+        peer = libraries.model(kind, name)
+        theirs = {k: p.shape for k, p in peer.module.named_parameters()}
+        assert {k: p.shape for k, p in peer.rename(ours).items()} == theirs, kind
 
 
 def test_a_training_step(one_thread):  # noqa: F811
