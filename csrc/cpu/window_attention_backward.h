@@ -111,16 +111,15 @@ struct Gradients {
   }
 
   // One token's gradient of one part, from that of the row the product used. In cosine attention that row was a unit
-  // vector u = x / |x|, so dx = (du - u (u . du)) / |x|; where the norm was clamped it is a constant, and dx = du /
-  // eps.
-  void write(const Place& place, int64_t part, int64_t t, A* row, const Packed<A>* unit, A factor) {
+  // vector u = x / |x|, so dx = (du - u (u . du)) / |x|, and u . du of all queries is the gradient of logit_scale;
+  // where the norm was clamped (`inverse_norm` is negative) it is a constant, and dx = du / eps.
+  void write(const Place& place, int64_t part, int64_t t, A* row, A factor, const A* unit = nullptr,
+             A inverse_norm = 1) {
     if (unit) {
-      const A* u = unit->row[t];
-      const A inverse_norm = unit->inverse_norm[t];
-      if (inverse_norm > 0) {
-        const A along = dot(u, row);
-        for (int64_t c = 0; c < p.head_dim; ++c) row[c] -= u[c] * along;
-      }
+      const A along = dot(unit, row);
+      if (p.grad_scale && part == 0) *scale_sum(place.chunk, place.head) += double(along);
+      if (inverse_norm > 0)
+        for (int64_t c = 0; c < p.head_dim; ++c) row[c] -= unit[c] * along;
       factor *= inverse_norm > 0 ? inverse_norm : -inverse_norm;
     }
     const int64_t at = window.now.position[t];
@@ -213,16 +212,20 @@ struct Backward : Gradients<T, A> {
       weighted_rows<A>(grad_key, padded, p.tokens, {grad_scores, kBlock, 1}, q.from(first, 0), n, p.head_dim, more,
                        prefetch);
       weighted_rows<A>(grad_query, padded, n, {grad_scores, 1, kBlock}, k, p.tokens, p.head_dim, false, prefetch);
-      for (int64_t i = 0; i < n; ++i) {
-        A* row = grad_query + i * padded;
-        if (p.grad_scale) *this->scale_sum(place.chunk, head) += double(this->dot(query.row[first + i], row));
-        this->write(place, 0, first + i, row, p.logit_scale ? &query : nullptr, scale);
-      }
+      for (int64_t i = 0; i < n; ++i) write_unit(place, 0, first + i, grad_query + i * padded, scale, query);
     }
     for (int64_t j = 0; j < p.tokens; ++j) {
-      this->write(place, 1, j, grad_key + j * padded, p.logit_scale ? &key : nullptr, scale);
-      this->write(place, 2, j, grad_value + j * padded, nullptr, A(1));
+      write_unit(place, 1, j, grad_key + j * padded, scale, key);
+      this->write(place, 2, j, grad_value + j * padded, A(1));
     }
+  }
+
+  // Of q or k, which `packed` holds as unit vectors in cosine attention.
+  void write_unit(const Place& place, int64_t part, int64_t t, A* row, A factor, const Packed<A>& packed) {
+    if (p.logit_scale)
+      this->write(place, part, t, row, factor, packed.row[t], packed.inverse_norm[t]);
+    else
+      this->write(place, part, t, row, factor);
   }
 };
 

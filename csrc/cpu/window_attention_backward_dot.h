@@ -105,29 +105,21 @@ struct BackwardDot : Gradients<BFloat16, float> {
                     p.head_dim, more, prefetch);
       weighted_rows(grad_query, padded, n, {score_gradients, 1, kBlock}, key_tokens, key_pairs, p.head_dim, false,
                     prefetch);
-      for (int64_t i = 0; i < n; ++i) write_of_unit(place, 0, first + i, grad_query + i * padded, attention.query_norm);
+      for (int64_t i = 0; i < n; ++i) write_unit(place, 0, first + i, grad_query + i * padded, attention.query_norm);
     }
     for (int64_t j = 0; j < p.tokens; ++j) {
-      write_of_unit(place, 1, j, grad_key + j * padded, attention.key_norm);
-      write(place, 2, j, grad_value + j * padded, nullptr, 1.0f);
+      write_unit(place, 1, j, grad_key + j * padded, attention.key_norm);
+      write(place, 2, j, grad_value + j * padded, 1.0f);
     }
   }
 
-  // One token's gradient of q (part 0) or k (1). In cosine attention `row` is that of the unit vector u = x / |x|: dx =
-  // (du - u (u . du)) / |x|, and u . du of all queries is the gradient of logit_scale.
-  void write_of_unit(const Place& place, int64_t part, int64_t t, float* row, const float* inverse_norm) {
-    float factor = attention.gradient_scale();
-    if (attention.cosine) {
-      const float inverse = __builtin_fabsf(inverse_norm[t]);
-      widen_row(unit, window.row(t, part, place.head), p.head_dim, padded);
-      for (int64_t c = 0; c < padded; ++c) unit[c] *= inverse;
-      const float along = dot(unit, row);
-      if (p.grad_scale && part == 0) *scale_sum(place.chunk, place.head) += double(along);
-      if (inverse_norm[t] > 0)
-        for (int64_t c = 0; c < padded; ++c) row[c] -= unit[c] * along;
-      factor *= inverse;
-    }
-    write(place, part, t, row, nullptr, factor);
+  // Of q (part 0) or k (1), of which cosine attention has the norms alone.
+  void write_unit(const Place& place, int64_t part, int64_t t, float* row, const float* inverse_norm) {
+    const float factor = attention.gradient_scale();
+    if (!attention.cosine) return write(place, part, t, row, factor);
+    widen_row(unit, window.row(t, part, place.head), p.head_dim, padded);
+    for (int64_t c = 0; c < padded; ++c) unit[c] *= __builtin_fabsf(inverse_norm[t]);
+    write(place, part, t, row, factor, unit, inverse_norm[t]);
   }
 
   // A row of scores, once it holds bfloat16 in its first half.
