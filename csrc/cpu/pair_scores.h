@@ -76,7 +76,21 @@ struct PairScores {
       sum = M::madd(sum, pair, pair);
     }
     const V norm = square_root<W>(sum), least = splat<V>(1e-12f);
-    return norm > least ? 1 / norm : -1 / least;
+    const V inverse = norm > least ? 1 / norm : norm <= least ? V{} - 1 / least : norm;  // NaN stays NaN
+    for (int i = 0; i < W; ++i)
+      if (inverse[i] == 0) return of_long_vectors<W>(inverse, at);
+    return inverse;
+  }
+
+  // A norm beyond float32 makes zeros of its vector, as in the other kernels, and NaN where an element is infinite.
+  template <int W>
+  __attribute__((noinline)) Vec<float, W> of_long_vectors(Vec<float, W> inverse, int64_t at) const {
+    for (int i = 0; i < W; ++i)
+      for (int64_t c = 0; c < p.head_dim / 2; ++c) {
+        const Pair pair = columns[c * kBlock + at + i];
+        if ((pair & 0x7f80) == 0x7f80 || (pair & 0x7f800000) == 0x7f800000) inverse[i] = __builtin_nanf("");
+      }
+    return inverse;
   }
 
   // scores (keys, kBlock) of the block of queries from `first`, of which `across` are columns.
@@ -94,12 +108,15 @@ struct PairScores {
   template <int W, int NV>
   SF_INLINE void finish(float* scores, const float* query, Added<float> added) const {
     using V = Vec<float, W>;
-    V factor[NV];
-    for (int v = 0; v < NV; ++v) factor[v] = absolute<W>(load<V>(query + v * W)) * (logit_scale * float(kLog2E));
+    V norm[NV], factor[NV];
+    for (int v = 0; v < NV; ++v) norm[v] = absolute<W>(load<V>(query + v * W));
+    for (int v = 0; v < NV; ++v) factor[v] = norm[v] * (logit_scale * float(kLog2E));
     for (int64_t j = 0; j < p.tokens; ++j)
       for (int v = 0; v < NV; ++v) {
         const int64_t i = j * kBlock + v * W;
-        V score = load<V>(scores + i) * key_factor(j) * factor[v];
+        const float key = key_factor(j);
+        V score = load<V>(scores + i) * key * factor[v];
+        score = norm[v] * key == 0 ? V{} : score;  // the product of vectors that long may be infinite
         if (added.bias) score += load<V>(added.bias + i);
         if (added.mask) score += load<V>(added.mask + i);
         store(scores + i, score);
@@ -111,9 +128,10 @@ struct PairScores {
     lone_scores<BFloat16Dot<16>>(p.tokens, p.head_dim / 2, k, q.row[token] + q.skip, scores,
                                  cosine ? Added<float>{} : added);
     if (!cosine) return;
-    const float factor = query_factor(token) * logit_scale * float(kLog2E);
+    const float norm = query_factor(token), factor = norm * logit_scale * float(kLog2E);
     for (int64_t j = 0; j < p.tokens; ++j) {
-      scores[j] *= key_factor(j) * factor;
+      const float key = key_factor(j);
+      scores[j] = norm * key == 0 ? 0 : scores[j] * (key * factor);
       if (added.bias) scores[j] += added.bias[j * kBlock];
       if (added.mask) scores[j] += added.mask[j * kBlock];
     }

@@ -88,6 +88,22 @@ def test_cosine_of_a_vector_shorter_than_eps(dtype, window):
     assert_accurate(case, tensors, run(case, tensors))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize("window", [(4, 4), (7, 7)], ids=str)
+def test_cosine_of_a_norm_beyond_float32(dtype, window):
+    """The vector counts as zeros, as in plain PyTorch, and nothing becomes NaN; a key with inf or NaN does."""
+    case = Case(window, window, heads=1, head_dim=32, batch=1, bias="none", cosine=True)
+    tensors = case.tensors(dtype)
+    for at, value in ((0, 3e19), (2, -3e19), (-1, 3e19)):
+        tensors["qkv"][:, at, at, :64] = value
+    got, plain = run(case, tensors), run(case, tensors, "reference")
+    assert all(torch.isfinite(t).all() for t in got.values())
+    assert float((got["out"] - plain["out"]).abs().max()) <= 4 * ALLOWANCE[dtype] * float(plain["out"].abs().max())
+    for value in (torch.inf, torch.nan):
+        tensors["qkv"][:, 1, 1, 32] = value
+        assert run(case, tensors)["out"].isnan().all()
+
+
 @EACH_DTYPE
 @pytest.mark.parametrize("q, k", [(4, 5), (16, 11), (128, 120)], ids=["80", "704", "61440"])
 @pytest.mark.parametrize("sign", [1, -1])
