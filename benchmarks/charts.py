@@ -25,7 +25,7 @@ COLOURS = {
     "ours compiled": "#f5a06b", "best peer": "#0072b2",
 }  # fmt: skip
 OTHER = "#999999"
-HIGHEST = 8  # a bar that is longer ends here, under its number
+LOWEST_END, HIGHEST_END = 2.0, 8.0  # of the bars' axis; a longer bar ends there, under its number
 LABELS = {OURS: "swin_fast (ours)", "plain": "our plain PyTorch", "compiled peer": "best compiled peer"}
 DTYPES = {"float32": ("#333333", "o", "-"), "bfloat16": ("#777777", "s", "--"), "float16": ("#aaaaaa", "^", ":")}
 STYLE = {
@@ -83,22 +83,25 @@ def speedup(panels: Sequence[dict]):
     figure, axes = _subplots(rows, columns, 7.4, (2.9 if crowded else 2.5) * rows + 0.7, sharey=True)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
-    handles = {}
+    handles, end = {}, bars_end(panels)
     for panel, axis in zip(panels, axes.flat, strict=False):
-        width = 0.84 / len(names)
+        width, longer = 0.84 / len(names), {}
         for i, name in enumerate(names):
             bars = panel["bars"].get(name, {})
             at = [(k - 0.42 + (i + 0.5) * width, bars[p]) for k, p in enumerate(panel["places"]) if p in bars]
             if not at:
                 continue
             drawn = axis.bar(
-                [x for x, _ in at], [min(ratio, HIGHEST) for _, ratio in at], width, color=colour(name),
+                [x for x, _ in at], [min(ratio, end) for _, ratio in at], width, color=colour(name),
                 hatch=hatch(name), edgecolor="white", linewidth=0.4,
             )  # fmt: skip
             handles.setdefault(label(name), drawn)
             for x, ratio in at:
-                if ratio > HIGHEST:
-                    axis.annotate(f"{ratio:.0f}", (x, HIGHEST), ha="center", va="bottom", fontsize=8)
+                if ratio > end:
+                    longer.setdefault(round(x), []).append((x, f"{ratio:.1f}"))
+        for them in longer.values():  # of one place, in the order of its bars
+            middle = sum(x for x, _ in them) / len(them)
+            axis.annotate(" · ".join(n for _, n in them), (middle, end), ha="center", va="bottom", fontsize=8)
         handles.setdefault(label(OURS), axis.axhline(1, color=COLOURS[OURS], linewidth=2.5))
         names_below, turned = panel["places"], len(panel["places"]) > 8
         if turned:
@@ -106,10 +109,17 @@ def speedup(panels: Sequence[dict]):
         axis.set_xticks(range(len(names_below)), names_below, fontsize=9, rotation=60 if turned else 0)
         axis.set_title(panel["title"])
         axis.grid(axis="x", visible=False)
+        axis.set_ylim(0, 1.15 * end)
     for axis in axes[:, 0]:
         axis.set_ylabel("time, ours = 1")
     _legend(figure, handles)
     return figure
+
+
+def bars_end(panels: Sequence[dict]) -> float:
+    """Where the axis ends, so that a few long bars do not flatten the others: half as far again as 9 of 10 bars."""
+    lengths = sorted(ratio for panel in panels for bars in panel["bars"].values() for ratio in bars.values())
+    return min(max(1.5 * lengths[math.ceil(0.9 * len(lengths)) - 1], LOWEST_END), HIGHEST_END)
 
 
 def _rank(name: str, known: list[str]) -> tuple[int, bool]:

@@ -68,7 +68,8 @@ def core_speedup(found: dict[Place, Timed], rows: list[Row]) -> list[dict]:
 def model_speedup(found: dict[Place, Timed], rows: list[Row]) -> list[dict]:
     """A panel a dtype: the same for whole models and training steps against each library."""
     panels = {}
-    for place, timed in _most_threads(found, "model", "training").items():
+    chosen = _most_threads(found, "model", "training").items()
+    for place, timed in sorted(chosen, key=lambda item: _swin_t_first(item[0])):
         title = f"{place.dtype}{_on(timed)}"
         panel = panels.setdefault(title, {"title": title, "places": [], "bars": {}})
         model, kind = place.op.split()[:2]
@@ -77,6 +78,11 @@ def model_speedup(found: dict[Place, Timed], rows: list[Row]) -> list[dict]:
         for column, ratio in columns(timed, timed.ratio).items():
             panel["bars"].setdefault(column, {})[name] = round(ratio, 3)
     return list(panels.values())
+
+
+def _swin_t_first(place: Place) -> tuple:
+    model, kind = place.op.split()[:2]
+    return kind == "training", model != "swin_t", model, int(place.shape.partition("x")[0])
 
 
 def roofline(found: dict[Place, Timed], rows: list[Row]) -> dict:

@@ -83,6 +83,15 @@ def test_speedup_numbers():
     assert panel["bars"]["timm"] == dict.fromkeys(["swin_t\nB 1", "swin_t\nB 8", "swin_t\ntraining, B 8"], 1.25)
 
 
+def test_a_few_long_bars_do_not_flatten_the_others():
+    def end(*ratios: float) -> float:
+        return charts.bars_end([{"bars": {"timm": dict(enumerate(ratios)), "monai": {"last": 9.0}}}])
+
+    assert end(*[1.2] * 30, 5) == 2.0  # at least
+    assert end(*[2.0] * 20) == 3.0
+    assert end(6, 7, 8) == 8.0  # at most
+
+
 def test_roofline_numbers():
     """Stage 1 at batch 8: 4 * 8 * 56 * 56 * 96 * 49 operations, 49 / 4 of them a byte."""
     points = plot.roofline(newest(group(("swin_fast", "eager"))), [])["points"]
