@@ -10,13 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .measure import LEAST, in_turn
+from .measure import LEAST, Call, block, in_turn
 
 _LINEARS = {  # rows, inputs, outputs
     "cpu": ((1024, 1024, 1024), (2048, 2048, 2048), (6272, 192, 768), (1568, 768, 1536)),
     "cuda": ((8192, 8192, 8192), (4096, 4096, 4096), (65536, 1024, 1024)),
 }
 _COPY_BYTES = 256 * 2**20  # far beyond any cache
+_READINGS = 3  # of a moment
 
 
 @dataclass(frozen=True)
@@ -34,17 +35,50 @@ class Ceilings:
         """Seconds that `operations` and `moved` bytes need where the two overlap."""
         return max(operations / self.flops, moved / self.bandwidth)
 
+    def __or__(self, other: Ceilings) -> Ceilings:
+        """The best of both, which is what a machine that is not always as fast can do."""
+        rates = max(self.flops, other.flops), max(self.bandwidth, other.bandwidth)
+        return Ceilings(*rates, max(self.waited, other.waited))
 
-@torch.inference_mode()
-def measure(dtype: torch.dtype, device: str = "cpu") -> Ceilings:
+
+@dataclass(frozen=True)
+class Meter:
+    """What the machine can do in this moment: a shared one may be half as fast a minute later.
+
+    `product` is its fastest for a dtype, of `operations`.
+    """
+
+    copy: Call
+    product: Call
+    operations: float
+    device: str = "cpu"
+
+    def read(self) -> Ceilings:
+        fastest = []
+        for call in (self.copy, self.product):
+            call()
+            fastest.append(min(block(call, 1, self.device) for _ in range(_READINGS)))
+        (copy, _), (product, _) = fastest
+        lost = max(waited / seconds for seconds, waited in fastest)
+        return Ceilings(self.operations / product, 2 * _COPY_BYTES / copy, lost)
+
+
+def meter(dtype: torch.dtype, device: str = "cpu") -> Meter:
+    """The meter of a dtype, and all of its products timed once to choose the fastest.
+
+    A CPU without instructions for a half type multiplies it slower than float32, to which anybody may widen it.
+    """
+    dtypes = {dtype, torch.float32} if device == "cpu" and dtype != torch.float64 else {dtype}
+    calls = {(shape, d): _linear(*shape, d, device) for shape in _LINEARS[device] for d in dtypes}
+    found = in_turn(calls, rounds=LEAST, device=device)
+    fastest = max(calls, key=lambda key: prod(key[0]) / found[key].best)
     source = torch.ones(_COPY_BYTES // 4, device=device)
     target = torch.empty_like(source)
-    linears = _LINEARS[device]
-    calls = {"copy": lambda: target.copy_(source)} | {shape: _linear(*shape, dtype, device) for shape in linears}
-    found = in_turn(calls, rounds=LEAST, device=device)
-    flops = max(2 * prod(shape) / found[shape].best for shape in linears)
-    waited = max(samples.waited for samples in found.values())
-    return Ceilings(flops, 2 * _COPY_BYTES / found["copy"].best, waited)
+    return Meter(lambda: target.copy_(source), calls[fastest], 2.0 * prod(fastest[0]), device)
+
+
+def measure(dtype: torch.dtype, device: str = "cpu") -> Ceilings:
+    return meter(dtype, device).read()
 
 
 def attention_phases(

@@ -17,7 +17,7 @@ from .group import COMPILED, OUR_BACKENDS, WRONG, Group, Made, is_ours, reason
 from .measure import in_turn, peak_extra
 from .rows import Row
 
-measure_ceilings = cache(ceilings.measure)  # one for each dtype of a process
+meter = cache(ceilings.meter)  # one for each dtype of a process
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,14 @@ def checked(group: Group, made: Made, device: str) -> Made:
 
 
 def measure(group: Group, settings: Settings) -> list[Row]:
-    """The rows of a group: equality first, then times in turn, then memory."""
+    """The rows of a group: equality first, then times in turn between two readings of the ceilings, then memory."""
     device = settings.device
     made = checked(group, group.make(device, settings.compiled), device)
-    best = measure_ceilings(group.dtype, device)
-    floor = made.floor(best)
+    machine = meter(group.dtype, device)
+    before = machine.read()
     timed = in_turn(made.candidates, settings.rounds, device=device)
+    best = before | machine.read()
+    floor = made.floor(best)
     found = []
     for name, samples in timed.items():
         candidate = made.candidates[name]

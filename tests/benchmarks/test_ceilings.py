@@ -25,15 +25,47 @@ def test_attention_floor_of_stage_1():
     assert attention_floor(memory, tokens, 49, 96, 2, True) == pytest.approx((3 * qkv + 2 * out) / 50e9)
 
 
-def test_rates_count_operations_and_both_ways_of_a_copy(monkeypatch):
+@pytest.fixture
+def timed(monkeypatch):
+    """The clock of all calls: seconds by the shape and dtype of what a call gives, 0.5 where nothing is said."""
+    seconds = {}
+
+    def of(call):
+        result = call()
+        return seconds.get((tuple(result.shape), result.dtype), 0.5)
+
     def in_turn(calls, rounds, device):
-        results = {name: call() for name, call in calls.items()}
-        assert [tuple(t.shape) for t in results.values()] == [(1024,), (3, 5), (2, 5)]
-        assert [t.dtype for t in results.values()] == [torch.float32, torch.bfloat16, torch.bfloat16]
-        times = {name: Samples((0.5, 0.7)) for name in calls}
-        return times | {(2, 4, 5): Samples((0.4,), waited=0.2)}
+        return {name: Samples((of(call), 0.7)) for name, call in calls.items()}
 
     monkeypatch.setattr(ceilings, "in_turn", in_turn)
-    monkeypatch.setattr(ceilings, "_LINEARS", {"cpu": ((3, 4, 5), (2, 4, 5))})
+    monkeypatch.setattr(ceilings, "block", lambda call, repeat, device: (of(call), 0.1))
+    monkeypatch.setattr(ceilings, "_LINEARS", {"cpu": ((3, 4, 5), (2, 4, 5)), "cuda": ((2, 4, 5),)})
     monkeypatch.setattr(ceilings, "_COPY_BYTES", 4096)
-    assert ceilings.measure(torch.bfloat16) == Ceilings(2 * 3 * 4 * 5 / 0.5, 2 * 4096 / 0.5, waited=0.2)
+    return seconds
+
+
+def test_rates_count_operations_and_both_ways_of_a_copy(timed):
+    timed[(3, 5), torch.float32] = 0.8
+    timed[(2, 5), torch.float32] = 0.4
+    timed[(1024,), torch.float32] = 0.25
+    assert ceilings.measure(torch.float32) == Ceilings(2 * 2 * 4 * 5 / 0.4, 2 * 4096 / 0.25, waited=0.4)
+
+
+def test_a_half_type_without_instructions_is_widened(timed):
+    """Its floor is that of float32, or kernels that widen would be faster than what is possible."""
+    timed[(3, 5), torch.float32] = 0.1
+    assert ceilings.measure(torch.bfloat16).flops == 2 * 3 * 4 * 5 / 0.1
+    timed[(3, 5), torch.bfloat16] = 0.05
+    assert ceilings.measure(torch.bfloat16).flops == 2 * 3 * 4 * 5 / 0.05
+    assert ceilings.measure(torch.float32).flops == 2 * 3 * 4 * 5 / 0.1
+
+
+def test_a_meter_reads_the_moment(timed):
+    meter = ceilings.meter(torch.float32)
+    assert meter.read().flops == 2 * 3 * 4 * 5 / 0.5
+    timed[(3, 5), torch.float32] = 0.25
+    assert meter.read().flops == 2 * 3 * 4 * 5 / 0.25
+
+
+def test_the_best_of_two_readings():
+    assert Ceilings(1.0, 4.0, 0.1) | Ceilings(2.0, 3.0) == Ceilings(2.0, 4.0, 0.1)
