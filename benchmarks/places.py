@@ -1,11 +1,15 @@
-"""The rows that count: of each place the newest, with the better of the allocator settings, ours and peers apart."""
+"""The rows that count: of each place and candidate the newest, with the allocator setting that is best for it.
+
+A peer is held against ours of the same process, which was timed in turn with it: a shared machine may be half as fast
+in the next one.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from .group import COMPILED, REFERENCE, is_ours
@@ -36,19 +40,25 @@ def _labels() -> dict[tuple[str, str, str], str]:
     return {(g.suite, g.op, g.shape): name.split("/")[1] for name, g in reversed(GROUPS.items())}
 
 
-class Timed(dict[str, Row]):
-    """Candidate -> its row, at one place."""
+Run = dict[str, Row]  # candidate -> its row, of one group in one process
+
+
+class Timed(Run):
+    """Candidate -> its row, at one place; `runs` has the whole run that a candidate's row is of."""
+
+    def __init__(self, runs: dict[str, Run]):
+        super().__init__({name: run[name] for name, run in runs.items()})
+        self.runs = runs
 
     @property
     def own(self) -> Row | None:
         """Ours, the fastest backend, as it is called: compiled only where nothing else was timed."""
-        ours = [row for name, row in self.items() if is_ours(name)]
-        return _fastest([row for row in ours if not is_compiled(row)] or ours)
+        return own(self) or own(self, compiled=True)
 
     def best(self, compiled: bool | None = None) -> Row | None:
-        """The fastest peer; None is either kind."""
-        peers = [row for name, row in self.items() if not is_ours(name)]
-        return _fastest([row for row in peers if compiled in (None, is_compiled(row))])
+        """The peer that comes closest to ours; None is either kind."""
+        peers = [row for name, row in self.items() if not is_ours(name) and compiled in (None, is_compiled(row))]
+        return min(peers, key=lambda row: self.ratio(row) or row.p50_ms, default=None)
 
     @property
     def threads(self) -> int:
@@ -57,12 +67,19 @@ class Timed(dict[str, Row]):
         return 0 if "cuda " in row.versions else row.threads
 
     def ratio(self, row: Row | None) -> float | None:
-        """How many times as long as ours it takes."""
-        return row.p50_ms / self.own.p50_ms if row and self.own else None
+        """How many times as long as ours of the same run a candidate takes, a compiled peer as ours compiled."""
+        if row is None or not self.own:
+            return None
+        run = self.runs[row.candidate]
+        compiled = is_compiled(row) and not is_ours(row.candidate)
+        ours = (compiled and own(run, compiled=True)) or own(run) or self.own
+        return row.p50_ms / ours.p50_ms
 
 
-def _fastest(rows: list[Row]) -> Row | None:
-    return min(rows, key=lambda row: row.p50_ms, default=None)
+def own(run: Run, compiled: bool = False) -> Row | None:
+    """The fastest of ours."""
+    ours = [row for name, row in run.items() if is_ours(name) and is_compiled(row) == compiled]
+    return min(ours, key=lambda row: row.p50_ms, default=None)
 
 
 def ceilings(found: dict[Place, Timed]) -> dict[tuple[str, int], tuple[float, float]]:
@@ -86,6 +103,13 @@ def largest_batch(found: dict[Place, Timed]) -> str:
     return f"{max(batches, default=0)}x"
 
 
+def comparisons(place: Place, timed: Timed) -> list[tuple[str, float]]:
+    """(peer, how many times as long as ours it takes)."""
+    if place.suite == "scaling" or not timed.own:
+        return []
+    return [(name, timed.ratio(row)) for name, row in timed.items() if not is_ours(name)]
+
+
 def is_compiled(row: Row) -> bool:
     return row.candidate.endswith(COMPILED)
 
@@ -107,22 +131,43 @@ def columns(timed: Timed, value: Callable[[Row], float], merged: bool = True) ->
     return found
 
 
-def newest(rows: Iterable[Row]) -> dict[Place, Timed]:
-    """The last row of each place, candidate and allocator, and of these the faster allocator.
-
-    A candidate's rows of another commit than its last one do not count: an old setting must not stand in for a new one.
-    """
-    last: dict[tuple[Place, str], dict[str, Row]] = {}
+def runs(rows: Iterable[Row]) -> Iterator[tuple[Place, Run]]:
+    """The rows that follow each other and are of one group in one process."""
+    key, run = None, {}
     for row in rows:
         place = Place(row.suite, row.op, row.shape, row.dtype, row.threads)
-        kept = last.setdefault((place, row.candidate), {})
-        if any(other.commit != row.commit for other in kept.values()):
-            kept.clear()
-        kept[row.allocator] = row
-    found: dict[Place, Timed] = {}
-    for (place, candidate), kept in last.items():
-        found.setdefault(place, Timed())[candidate] = _fastest(list(kept.values()))
-    return found
+        now = place, row.allocator, row.commit, row.date
+        if now != key or row.candidate in run:
+            if run:
+                yield key[0], run
+            key, run = now, {}
+        run[row.candidate] = row
+    if run:
+        yield key[0], run
+
+
+def newest(rows: Iterable[Row]) -> dict[Place, Timed]:
+    """The last row of each place, candidate and allocator, and of these the better allocator.
+
+    That is the faster one for ours, and for a peer the one in which it comes closest to ours. A candidate's rows of
+    another commit than its last one do not count: an old setting must not stand in for a new one.
+    """
+    last: dict[Place, dict[str, dict[str, Run]]] = {}
+    for place, run in runs(rows):
+        for name, row in run.items():
+            kept = last.setdefault(place, {}).setdefault(name, {})
+            if any(other[name].commit != row.commit for other in kept.values()):
+                kept.clear()
+            kept[row.allocator] = run
+
+    def distance(name: str, run: Run) -> tuple:
+        ours = None if is_ours(name) else own(run)
+        return ours is None, run[name].p50_ms / (ours.p50_ms if ours else 1)
+
+    return {
+        place: Timed({n: min(kept.values(), key=partial(distance, n)) for n, kept in by_name.items()})
+        for place, by_name in last.items()
+    }
 
 
 def results(folder: Path = ROOT / "benchmarks" / "results") -> dict[str, list[Row]]:

@@ -1,21 +1,22 @@
-"""The README's measured page, made from the kept rows: python -m benchmarks.readme rewrites it.
+"""The measured pages, made from the kept rows: python -m benchmarks.readme rewrites them.
 
-At most `LINES` lines a device. What does not fit is left out by its rank, and counted.
+The README's has at most `LINES` lines: what does not fit is left out by its rank, and counted. Each device has a page
+of its own beside its rows, with every place.
 """
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from . import plot, tables
-from .group import is_ours
 from .peers import OURS
-from .places import Place, Timed, ceilings, is_compiled, is_slower, newest, results
+from .places import Place, Timed, ceilings, comparisons, is_slower, newest, results
 from .rows import ROOT, Row
-from .tables import DTYPES, MARKS, REFERENCE, Table
+from .tables import DTYPES, Table
 
 BEGIN, END = "<!-- measured:begin -->", "<!-- measured:end -->"
-README = ROOT / "README.md"
+README, FOLDER = ROOT / "README.md", ROOT / "benchmarks" / "results"
 LINES = 40
 SHOWN = 4  # peers of a suite that are faster
 COMMANDS = (
@@ -23,72 +24,106 @@ COMMANDS = (
     "python -m benchmarks.run model training --compiled --csv",
     "python -m benchmarks.run accelerate --compiled --csv",
 )
+HOW_TO_READ = (
+    "Candidates are checked against float64 and then timed in turn, in one process. ms are medians (p50), B is the "
+    "batch, T threads. A number without unit says how many times as long as ours a peer takes in the same process, "
+    "compiled as ours compiled, with the allocator setting that suits it best; **bold**: the peer is faster. The floor "
+    "is what bytes and operations need at the machine's best."
+)
+
+
+def section(devices: dict[str, list[Row]]) -> str:
+    """The README's page: all devices in one table, and more of the first of `ranked`."""
+    ordered = ranked(devices)
+    rows, found = devices[ordered[0]], newest(devices[ordered[0]])
+    parts = [tables.stages(found), tables.models(found), tables.accelerated(found)]
+    more = 0
+    while True:
+        kept = [str(table) for table in parts if table.lines]
+        on_gpu = " --device cuda" * (not any(timed.threads for timed in found.values()))
+        last = f"Commands, a table each: `{'`, `'.join(command + on_gpu for command in COMMANDS)}`"
+        last += f". {more} more {'line is' if more == 1 else 'lines are'} on the page of the device." * bool(more)
+        head = [HOW_TO_READ, str(tables.overview(map(newest, (devices[name] for name in ordered)))), figures(rows)]
+        text = "\n\n".join([*head, machine(rows, found), *kept, f"{slower(found)} {memory(found)}".strip(), last])
+        least = max((line for table in parts for line in table.lines), key=lambda line: line.rank, default=None)
+        if len(text.splitlines()) <= LINES or least is None or not least.rank:
+            return text
+        more += 1
+        parts = [Table(table.head, [line for line in table.lines if line is not least]) for table in parts]
+
+
+def ranked(devices: dict[str, list[Row]]) -> list[str]:
+    """A GPU first, then the device with most comparisons."""
+
+    def key(name: str) -> tuple:
+        found = newest(devices[name])
+        on_gpu = not any(timed.threads for timed in found.values())
+        return on_gpu, sum(len(comparisons(place, timed)) for place, timed in found.items())
+
+    return sorted(devices, key=key, reverse=True)
 
 
 def page(rows: list[Row]) -> str:
-    """One device: what was measured where, figures, tables."""
+    """The page of one device, with every place."""
     found = newest(rows)
-    kept = [t for t in (tables.attention(found), tables.models(found), tables.accelerated(found)) if t.lines]
-    more, on_gpu = 0, not any(timed.threads for timed in found.values())
-    while True:
-        head = [machine(rows, found), legend(more, on_gpu), f"{slower(found)} {memory(found)}".strip(), figures(rows)]
-        text = "\n\n".join(["\n".join(line for line in head if line), *map(str, kept)])
-        last = max((line for table in kept for line in table.lines), key=lambda line: line.rank, default=None)
-        if len(text.splitlines()) <= LINES or last is None or not last.rank:
-            return text
-        more += 1
-        kept = [Table(t.head, [line for line in t.lines if line is not last]) for t in kept]
-        kept = [t for t in kept if t.lines]
+    parts = [f"# {rows[-1].device}", "Written by `python -m benchmarks.readme` from the rows beside it.", HOW_TO_READ]
+    parts += [versions(rows, found), lost(found), figures(rows, "../figures")]
+    for heading, suites in tables.SUITES.items():
+        table = tables.every(found, suites)
+        parts += [f"## {heading}", str(table)] if table.lines else []
+    table = tables.accelerated(found)
+    parts += ["## `accelerate()`", str(table)] if table.lines else []
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def shown(rows: list[Row], found: dict[Place, Timed]) -> list[Row]:
+    """The rows that count, in the order in which they were measured."""
+    place = {id(row): i for i, row in enumerate(rows)}
+    return sorted((row for timed in found.values() for row in timed.values()), key=lambda row: place[id(row)])
+
+
+def best_rates(found: dict[Place, Timed]) -> str:
+    on = {(p.dtype, p.threads): tables.on(timed) for p, timed in found.items()}
+    best = sorted(ceilings(found).items(), key=lambda item: tables.half_last(*item[0]))
+    return "; ".join(f"{DTYPES[key[0]]}{on[key]}: {flops:.0f}, {moved:.0f}" for key, (flops, moved) in best)
 
 
 def machine(rows: list[Row], found: dict[Place, Timed]) -> str:
-    """Device, versions, commits and ceilings."""
-    place = {id(row): i for i, row in enumerate(rows)}
-    shown = sorted((row for timed in found.values() for row in timed.values()), key=lambda row: place[id(row)])
-    latest = shown[-1]
-    versions = {part.strip() for row in shown for part in row.versions.split(";")}
-    versions = sorted(v for v in versions if v and not v.startswith("out of"))
-    torches = ", ".join(dict.fromkeys(row.torch for row in shown))
+    """Device, versions and ceilings, in a line."""
+    latest = shown(rows, found)[-1]
+    file = f"benchmarks/results/{plot.slug(latest.device)}.md"
+    return (
+        f"**{latest.device}**, torch {latest.torch}, rows until {latest.date}. The machine's best, GFLOP/s of a matrix "
+        f"product and GB/s of a copy: {best_rates(found)}. [All places, peers, versions and figures]({file})."
+    )
+
+
+def versions(rows: list[Row], found: dict[Place, Timed]) -> str:
+    """Ceilings, versions and commits, as a list."""
+    counted = shown(rows, found)
+    latest = counted[-1]
+    libraries = {part.strip() for row in counted for part in row.versions.split(";")}
+    libraries = sorted(v for v in libraries if v and not v.startswith("out of"))
+    torches = ", ".join(dict.fromkeys(row.torch for row in counted))
     commits: dict[str, dict[str, None]] = {}
-    for row in shown:
+    for row in counted:
         commits.setdefault(row.commit, {})[row.suite] = None
-    older = [f"{commit} ({', '.join(suites)})" for commit, suites in commits.items() if commit != latest.commit]
-    on = {(p.dtype, p.threads): tables.on(timed) for p, timed in found.items()}
-    best = sorted(ceilings(found).items(), key=lambda item: tables.half_last(*item[0]))
-    most = [f"{DTYPES[key[0]]}{on[key]}: {flops:.0f}, {moved:.0f}" for key, (flops, moved) in best]
-    return (
-        f"**{latest.device}**; {', '.join([f'torch {torches}', f'swin_fast {latest.swin_fast}', *versions])}. "
-        f"Rows of commit {latest.commit}{'; older ones of ' + ', '.join(older) if older else ''}, until {latest.date}. "
-        f"Best of the machine (T is threads), GFLOP/s of a matrix product and GB/s of a copy: {'; '.join(most)}."
-    )
-
-
-def legend(more: int, on_gpu: bool) -> str:
-    commands = [command + " --device cuda" * on_gpu for command in COMMANDS]
-    marks = ", ".join(f"{mark} {name.replace(REFERENCE, 'our plain PyTorch')}" for name, mark in MARKS.items())
-    return (
-        "ms are medians (p50), B is the batch. A number without unit says how many times as long as ours (uncompiled) "
-        "a peer takes; **bold**: the peer is faster. Each candidate has the better of the allocator settings it was "
-        f"timed with. Peers of the attention: {marks}; w: rolled and partitioned before the qkv Linear. "
-        f"Commands, a table each: `{'`, `'.join(commands)}`; figures: `python -m benchmarks.plot`"
-        + (f". {more} more {'line is' if more == 1 else 'lines are'} in the CSV." if more else ".")
-    )
+    lines = [
+        f"The machine's best, GFLOP/s of a matrix product and GB/s of a copy: {best_rates(found)}",
+        f"Versions: {', '.join([f'torch {torches}', f'swin_fast {latest.swin_fast}', *libraries])}",
+        f"Rows until {latest.date}, of the commits " + ", ".join(f"{c} ({', '.join(s)})" for c, s in commits.items()),
+    ]
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def slower(found: dict[Place, Timed]) -> str:
-    """In how many comparisons with a single peer ours loses; of `accelerate`, compiled is held against compiled."""
+    """In how many comparisons with a single peer ours loses."""
     suites: dict[str, list[tuple[str, float]]] = {}
     for place, timed in found.items():
-        for name, row in timed.items():
-            if place.suite == "scaling" or is_ours(name) or not timed.own:
-                continue
-            own = timed.own
-            if place.suite == "accelerate":
-                own = next((r for n, r in timed.items() if is_ours(n) and is_compiled(r) == is_compiled(row)), own)
-            suites.setdefault(place.suite, []).append((name, row.p50_ms / own.p50_ms))
-    lost = {suite: [(ratio, name) for name, ratio in each if is_slower(ratio)] for suite, each in suites.items()}
+        suites.setdefault(place.suite, []).extend(comparisons(place, timed))
+    losses = {suite: [(ratio, name) for name, ratio in each if is_slower(ratio)] for suite, each in suites.items()}
     named = []
-    for suite, each in lost.items():
+    for suite, each in losses.items():
         least: dict[str, float] = {}
         for ratio, name in sorted(each):
             least.setdefault(name, ratio)
@@ -96,28 +131,38 @@ def slower(found: dict[Place, Timed]) -> str:
         if names:
             more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
             named.append(f"{suite} {len(each)} of {len(suites[suite])} ({', '.join(names[:SHOWN])}{more})")
-    count, losses = (sum(map(len, part.values())) for part in (suites, lost))
-    text = f"Of {count} comparisons with a peer at a place ours is faster in {count - losses}"
+    count, lost_ones = (sum(map(len, part.values())) for part in (suites, losses))
+    text = f"Of {count} comparisons with a peer at a place ours is faster in {count - lost_ones}"
     return f"{text}; slower (and the least ratio of each) in: {'; '.join(named)}." if named else f"{text}."
+
+
+def lost(found: dict[Place, Timed]) -> str:
+    """Every comparison in which a peer is faster."""
+    lines = [
+        tables.Line([f"{place.op}, {place.shape}", f"{DTYPES[place.dtype]}{tables.on(timed)}", name, f"{ratio:.2f}"])
+        for place, timed in found.items()
+        for name, ratio in comparisons(place, timed)
+        if is_slower(ratio)
+    ]
+    table = f"\n\n{Table(['what', 'on', 'faster peer', 'its time, ours = 1'], lines)}" if lines else ""
+    return f"## Slower than a peer\n\n{slower(found)}{table}"
 
 
 def memory(found: dict[Place, Timed]) -> str:
     """Peak memory beyond inputs and parameters, as multiples of ours."""
     parts = []
     for place, bars in plot.memory_bars(found).items():
-        own = bars[OURS]
-        peers = ", ".join(
-            f"{plot.charts.label(name)} {mib / own:.1f}" for name, mib in bars.items() if name != plot.OURS
-        )
-        parts.append(f"{place.op} {place.shape} {own:.0f} MiB ({peers})")
-    text = "Peak memory beyond inputs and parameters, f32, and how many times as much the peers take"
+        each = [mib / bars[OURS] for name, mib in bars.items() if name != OURS]
+        text = tables.factor(min(each)) + (f" to {tables.factor(max(each))}" if len(each) > 1 else "")
+        parts.append(f"{place.op} {place.shape} {bars[OURS]:.0f} MiB, {text}")
+    text = "Peak memory of ours beyond inputs and parameters, f32, and how many times as much the peers take"
     return f"{text}: {'; '.join(parts)}." if parts else ""
 
 
-def figures(rows: list[Row]) -> str:
+def figures(rows: list[Row], folder: str = "benchmarks/figures") -> str:
     """Two a line; a click opens one."""
     return " ".join(
-        f'<img src="benchmarks/figures/{stem}.svg" alt="{figure.alt}" width="49%">'
+        f'<img src="{folder}/{stem}.svg" alt="{figure.alt}" width="49%">'
         for stem, (figure, _) in plot.drawn(rows).items()
     )
 
@@ -128,12 +173,20 @@ def replaced(text: str, body: str) -> str:
     return f"{before}{BEGIN}\n{body}\n{END}{rest.split(END)[1]}"
 
 
-def section(devices: dict[str, list[Row]]) -> str:
-    return "\n\n".join(page(rows) for rows in devices.values())
+def pages(devices: dict[str, list[Row]], folder: Path = FOLDER) -> dict[Path, str]:
+    """File -> text, of each device."""
+    return {folder / f"{plot.slug(name)}.md": page(rows) for name, rows in devices.items()}
 
 
 def main() -> None:
-    README.write_text(replaced(README.read_text(encoding="utf-8"), section(results())), encoding="utf-8")
+    devices = results()
+    README.write_text(replaced(README.read_text(encoding="utf-8"), section(devices)), encoding="utf-8")
+    wanted = pages(devices)
+    for file in FOLDER.glob("*.md"):
+        if file not in wanted:
+            file.unlink()
+    for file, text in wanted.items():
+        file.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
