@@ -106,13 +106,16 @@ def speedup(panels: Sequence[dict]):
         names_below, turned = panel["places"], len(panel["places"]) > 8
         if turned:
             names_below = [place.replace("\n", ", ") for place in names_below]
-        axis.set_xticks(range(len(names_below)), names_below, fontsize=9, rotation=60 if turned else 0)
+        turn = {"rotation": 50, "ha": "right", "rotation_mode": "anchor"} if turned else {}
+        axis.set_xticks(range(len(names_below)), names_below, fontsize=9, **turn)
         axis.set_title(panel["title"])
         axis.grid(axis="x", visible=False)
         axis.set_ylim(0, 1.15 * end)
     for axis in axes[:, 0]:
         axis.set_ylabel("time, ours = 1")
-    _legend(figure, handles)
+    _legend(
+        figure, handles, title="of compiled peers: ours compiled = 1" if label("compiled peer") in handles else None
+    )
     return figure
 
 
