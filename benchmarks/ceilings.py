@@ -77,10 +77,6 @@ def meter(dtype: torch.dtype, device: str = "cpu") -> Meter:
     return Meter(lambda: target.copy_(source), calls[fastest], 2.0 * prod(fastest[0]), device)
 
 
-def measure(dtype: torch.dtype, device: str = "cpu") -> Ceilings:
-    return meter(dtype, device).read()
-
-
 def attention_phases(
     tokens: int, window: int, channels: int, itemsize: int, backward: bool
 ) -> tuple[tuple[float, float], ...]:

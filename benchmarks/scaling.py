@@ -124,7 +124,7 @@ def run(args: argparse.Namespace) -> Iterator[Row | str]:
     start, dtype = time.perf_counter(), getattr(torch, args.dtype)
     most = {part: getattr(args, f"most_{part}") for part in CANDIDATES}
     points = plan(args.part, args.side, most, args.dtype, args.train)
-    best = ceilings.measure(dtype, args.device)
+    machine = ceilings.meter(dtype, args.device)
     smallest = min(point.tokens for point in points)
     ended: set[tuple] = set()
     took: dict[tuple, float] = {}  # seconds a token, of the whole child, at its last point
@@ -147,7 +147,7 @@ def run(args: argparse.Namespace) -> Iterator[Row | str]:
         if "memory" in found:
             ended.add(curve)
             yield f"{point.op}, {point.candidate}: {args.memory_gib:g} GiB end at {point.shape}: {found['memory']}"
-        yield _row(point, found, args, best)
+        yield _row(point, found, args, machine.read())
 
 
 def _row(point: Point, found: dict, args: argparse.Namespace, best: ceilings.Ceilings) -> Row:

@@ -48,16 +48,16 @@ def test_rates_count_operations_and_both_ways_of_a_copy(timed):
     timed[(3, 5), torch.float32] = 0.8
     timed[(2, 5), torch.float32] = 0.4
     timed[(1024,), torch.float32] = 0.25
-    assert ceilings.measure(torch.float32) == Ceilings(2 * 2 * 4 * 5 / 0.4, 2 * 4096 / 0.25, waited=0.4)
+    assert ceilings.meter(torch.float32).read() == Ceilings(2 * 2 * 4 * 5 / 0.4, 2 * 4096 / 0.25, waited=0.4)
 
 
 def test_a_half_type_without_instructions_is_widened(timed):
     """Its floor is that of float32, or kernels that widen would be faster than what is possible."""
     timed[(3, 5), torch.float32] = 0.1
-    assert ceilings.measure(torch.bfloat16).flops == 2 * 3 * 4 * 5 / 0.1
+    assert ceilings.meter(torch.bfloat16).read().flops == 2 * 3 * 4 * 5 / 0.1
     timed[(3, 5), torch.bfloat16] = 0.05
-    assert ceilings.measure(torch.bfloat16).flops == 2 * 3 * 4 * 5 / 0.05
-    assert ceilings.measure(torch.float32).flops == 2 * 3 * 4 * 5 / 0.1
+    assert ceilings.meter(torch.bfloat16).read().flops == 2 * 3 * 4 * 5 / 0.05
+    assert ceilings.meter(torch.float32).read().flops == 2 * 3 * 4 * 5 / 0.1
 
 
 def test_a_meter_reads_the_moment(timed):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -93,7 +94,7 @@ def test_a_child_runs_out_of_memory():
 def test_the_command(tmp_path, capsys, monkeypatch):
     """Rows are written as they come, and a curve ends where memory does: a row without a time."""
     best = roads.ceilings.Ceilings(1e9, 1e9)
-    monkeypatch.setattr(scaling.ceilings, "measure", lambda dtype, device: best)
+    monkeypatch.setattr(scaling.ceilings, "meter", lambda dtype, device: SimpleNamespace(read=lambda: best))
 
     def answer(point, given, checked):
         if point.candidate == "eager" and point.batch > 1:
@@ -126,7 +127,7 @@ def args(**given):
 
 def test_errors_and_time_end_curves_not_the_run(monkeypatch):
     best = roads.ceilings.Ceilings(1e9, 1e9)
-    monkeypatch.setattr(scaling.ceilings, "measure", lambda dtype, device: best)
+    monkeypatch.setattr(scaling.ceilings, "meter", lambda dtype, device: SimpleNamespace(read=lambda: best))
     asked = []
 
     def answer(point, given, checked):
