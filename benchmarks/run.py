@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from . import base, child, exported, gate, registry, rows
-from .group import Group
+from .group import COMPILED, Group, dtype_name
 from .measure import LEAST
 from .rows import Row
 from .summary import summary
@@ -45,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="append rows to FILE (default: benchmarks/results/<device>.csv); after the patterns",
     )
+    result.add_argument("--missing", action="store_true", help="leave out what the --csv file has of this device")
     result.add_argument("--base", metavar="REV", help="compare ours with that commit's instead; writes no rows")
     result.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     return result
@@ -70,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.threads, args.allocator = threads, list(ALLOCATORS) if allocator == "both" else [allocator]
     if args.csv is not None:  # a child has the root as its folder
         args.csv = rows.default_file(args.device) if args.csv == Path() else args.csv.absolute()
+    if args.missing and not args.csv:
+        return fail("--missing needs --csv")
     if args.child:
         settings = child.Settings(threads[0], allocator, args.rounds, args.compiled, args.device)
         child.run(groups, settings, args.child, args.csv)
@@ -91,6 +94,7 @@ def fail(text: str) -> int:
 def spread(groups: list[Group], args: argparse.Namespace) -> tuple[list[Row], dict[str, str]]:
     """All rows, and why a group has none."""
     measured, failed = [], {}
+    kept = rows.read(args.csv) if args.missing and args.csv.exists() else []
     with tempfile.TemporaryDirectory() as folder:
         for threads in args.threads:
             for allocator in args.allocator:
@@ -98,10 +102,25 @@ def spread(groups: list[Group], args: argparse.Namespace) -> tuple[list[Row], di
                 environment = os.environ | ALLOCATORS[allocator] | {"OMP_NUM_THREADS": str(threads)}
                 environment |= {exported.FOLDER_VARIABLE: folder, "KINETO_LOG_LEVEL": "99"}
                 command = [sys.executable, "-m", "benchmarks.run", *forwarded(args, threads, allocator, out)]
-                problems = children(command, environment, groups, out)
+                problems = children(command, environment, missing(groups, kept, args, threads, allocator), out)
                 failed |= {f"{name} (T{threads}, {allocator})": why for name, why in problems.items()}
                 measured += rows.read(out) if out.exists() else []
     return measured, failed
+
+
+def missing(
+    groups: list[Group], kept: list[Row], args: argparse.Namespace, threads: int, allocator: str
+) -> list[Group]:
+    """The groups of which `kept` has no rows of this device and setting, or none compiled where that is wanted."""
+    if not kept:
+        return groups
+    device = rows.device_name(args.device)
+    here = [r for r in kept if (r.device, r.threads, r.allocator) == (device, threads, allocator)]
+    found = {(r.suite, r.op, r.shape, r.dtype, r.candidate.endswith(COMPILED)) for r in here}
+    return [
+        group for group in groups
+        if (group.suite, group.op, group.shape, dtype_name(group.dtype), args.compiled) not in found
+    ]  # fmt: skip
 
 
 def forwarded(args: argparse.Namespace, threads: int, allocator: str, out: Path) -> list[str]:

@@ -18,6 +18,7 @@ from benchmarks.ceilings import Ceilings
 from benchmarks.group import Candidate, Group, Made
 from benchmarks.summary import summary
 
+from . import made_up
 from .test_rows import make
 
 TINY = "core/swin_t-stage4/b1/float32/forward"
@@ -83,6 +84,23 @@ def test_a_crash_names_its_group_and_the_others_go_on(started, tmp_path, capsys)
     assert f"{names[2]} (T1, default): no reason" in err
 
 
+def test_missing_leaves_out_what_the_file_has(started, tmp_path):
+    """Of another thread count, allocator, device or not compiled, rows are missing."""
+    names = [f"core/swin_t-stage{n}/b8/float32/forward" for n in (1, 2)]
+    file = tmp_path / "all.csv"
+    given = {"threads": 2, "allocator": "default", "device": rows.device_name(), "candidate": "swin_fast"}
+    other = [{"threads": 1}, {"allocator": "retain"}, {"device": "another"}, {"dtype": "bfloat16"}]
+    rows.append(
+        file, [made_up.row(**given | {"shape": "8x28x28x192"} | change) for change in [{"shape": "8x56x56x96"}, *other]]
+    )
+    command = [*names, "--threads", "2", "--allocator", "default", "--csv", str(file), "--missing"]
+    assert run.main(command) == 0 and run.main([*command, "--compiled"]) == 0
+    assert [args.patterns for args, _ in started.calls] == [names[1:], names]
+    rows.append(file, [made_up.row(**given | {"shape": "8x56x56x96", "candidate": "eager compiled"})])
+    assert run.main([*command, "--compiled"]) == 0
+    assert started.calls[-1][0].patterns == names[1:]
+
+
 def test_a_process_that_never_starts_ends_the_run(started, capsys):
     started.ends = {}
     started.status = 7
@@ -104,6 +122,7 @@ def test_a_gpu_has_one_allocator(started, monkeypatch):
         (["corr/*"], "no group matches 'corr/*'"),
         ([TINY, "--csv", "x.csv", "--base", "HEAD"], "--base writes no rows"),
         ([TINY, "--device", "cuda"], "PyTorch sees no GPU here"),
+        ([TINY, "--missing"], "--missing needs --csv"),
         ([TINY, "--rounds", "7"], "--rounds must be at least 8, got 7"),
     ],
 )
