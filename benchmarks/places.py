@@ -66,14 +66,14 @@ class Timed(Run):
         row = next(iter(self.values()))
         return 0 if "cuda " in row.versions else row.threads
 
+    def against(self, row: Row) -> Row | None:
+        """Ours with which `row` is compared."""
+        return held_against(self.runs[row.candidate], row) or self.own
+
     def ratio(self, row: Row | None) -> float | None:
-        """How many times as long as ours of the same run a candidate takes, a compiled peer as ours compiled."""
-        if row is None or not self.own:
-            return None
-        run = self.runs[row.candidate]
-        compiled = is_compiled(row) and not is_ours(row.candidate)
-        ours = (compiled and own(run, compiled=True)) or own(run) or self.own
-        return row.p50_ms / ours.p50_ms
+        """How many times as long as ours a candidate takes."""
+        ours = row and self.against(row)
+        return row.p50_ms / ours.p50_ms if ours else None
 
 
 def own(run: Run, compiled: bool = False) -> Row | None:
@@ -101,6 +101,12 @@ def largest_batch(found: dict[Place, Timed]) -> str:
     """The shapes' beginning, such as "8x", where the core of Swin-T was timed with most pictures."""
     batches = [int(p.shape.partition("x")[0]) for p in found if p.suite == "core" and p.label.startswith("swin_t-")]
     return f"{max(batches, default=0)}x"
+
+
+def held_against(run: Run, row: Row) -> Row | None:
+    """Ours of the same run: compiled for a compiled peer, if there is one."""
+    compiled = is_compiled(row) and not is_ours(row.candidate)
+    return (compiled and own(run, compiled=True)) or own(run)
 
 
 def comparisons(place: Place, timed: Timed) -> list[tuple[str, float]]:
@@ -161,7 +167,7 @@ def newest(rows: Iterable[Row]) -> dict[Place, Timed]:
             kept[row.allocator] = run
 
     def distance(name: str, run: Run) -> tuple:
-        ours = None if is_ours(name) else own(run)
+        ours = None if is_ours(name) else held_against(run, run[name])
         return ours is None, run[name].p50_ms / (ours.p50_ms if ours else 1)
 
     return {

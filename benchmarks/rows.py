@@ -87,8 +87,8 @@ def make(
     return Row(
         suite, op, shape, str(dtype).removeprefix("torch."), threads, allocator, candidate, p20, p50, p80,
         round(samples.best * 1e3, 4), len(samples.seconds), samples.dropped, round(waited, 3),
-        round(peak_extra / 2**20, 2), round(floor, 4), round(p50 / floor, 2), round(ceilings.flops / 1e9, 1),
-        round(ceilings.bandwidth / 1e9, 1), device_name(device), torch.__version__, versions(libraries, device),
+        round(peak_extra / 2**20, 2), round(floor, 4), round(p50 / floor, 2), round(ceilings.flops / 1e9, 2),
+        round(ceilings.bandwidth / 1e9, 2), device_name(device), torch.__version__, versions(libraries, device),
         swin_fast.__version__, commit(), datetime.date.today().isoformat(),
     )  # fmt: skip
 

@@ -1,47 +1,32 @@
-"""What a run says at its end: ours beside the best peers, group by group."""
+"""What a run says at its end: ours beside the closest peers, place by place."""
 
 from __future__ import annotations
 
-from itertools import groupby
-
-from .group import COMPILED, is_ours
 from .measure import CLEAN
+from .places import newest
 from .rows import Row
 
-HEAD = [
-    "op", "shape", "dtype", "T", "ours ms", "kept", "best peer", "ms", "ratio", "by min", "best compiled peer", "ms",
-    "ratio", "by min", "floor ms", "over",
-]  # fmt: skip
-
-
-def place(row: Row) -> tuple:
-    return row.op, row.shape, row.dtype, row.threads
+PEER = ["ms", "ours", "ratio", "by min"]  # `ours` is of the same process
+HEAD = ["op", "shape", "dtype", "T", "closest peer", *PEER, "closest compiled peer", *PEER, "floor ms", "over"]
 
 
 def summary(collected: list[Row]) -> str:
-    """Ours, not compiled, as the allocator is; the best peer of each kind with its better allocator; peer over ours."""
+    """A line a place; how many times the floor is of ours."""
     lines = [HEAD]
-    order = list(dict.fromkeys(place(row) for row in collected))
-    for key, group in groupby(sorted(collected, key=lambda row: order.index(place(row))), place):
-        group = list(group)
-        ours = [row for row in group if is_ours(row.candidate) and not row.candidate.endswith(COMPILED)]
-        if not ours:
+    for place, timed in newest(collected).items():
+        if not timed.own:
             continue
-        default = [row for row in ours if row.allocator == "default"]
-        own = min(default or ours, key=lambda row: row.p50_ms)
-        kept = [f"{row.p50_ms:.3f}" for row in ours if row.allocator == "retain"]
-        line = [*map(str, key), f"{own.p50_ms:.3f}", *(kept[:1] or ["-"])]
-        peers, shown = [row for row in group if not is_ours(row.candidate)], [own]
+        line, shown = [place.op, place.shape, place.dtype, str(place.threads)], [timed.own]
         for compiled in (False, True):
-            kind = [row for row in peers if row.candidate.endswith(COMPILED) == compiled]
-            if not kind:
-                line += ["-"] * 4
+            peer = timed.best(compiled)
+            if not peer:
+                line += ["-"] * (1 + len(PEER))
                 continue
-            peer, least = min(kind, key=lambda row: row.p50_ms), min(row.best_ms for row in kind)
-            shown.append(peer)
-            ratios = peer.p50_ms / own.p50_ms, least / own.best_ms
-            line += [f"{peer.candidate} ({peer.allocator})", f"{peer.p50_ms:.3f}", *(f"{r:.2f}" for r in ratios)]
-        lines.append([*line, f"{own.floor_ms:.3f}", f"{own.over_floor:.2f}{busy(shown)}"])
+            ours = timed.against(peer)
+            shown += [peer, ours]
+            line += [f"{peer.candidate} ({peer.allocator})", f"{peer.p50_ms:.3f}", f"{ours.p50_ms:.3f}"]
+            line += [f"{ratio:.2f}" for ratio in (peer.p50_ms / ours.p50_ms, peer.best_ms / ours.best_ms)]
+        lines.append([*line, f"{timed.own.floor_ms:.3f}", f"{timed.own.over_floor:.2f}{busy(shown)}"])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     return "\n".join(["", *text])

@@ -201,24 +201,24 @@ def test_half_written_progress_is_of_use(tmp_path):
     assert child.progress(out) == (set(), {}, ["a"])
 
 
-def test_a_peer_has_its_better_allocator_and_ours_the_usual_one():
+def test_a_peer_is_shown_beside_ours_of_its_process():
     measured = [
         make("swin_fast", (2e-3,)), make("eager", (9e-3,)), make("sdpa", (8e-3,)), make("sdpa compiled", (6e-3,)),
         make("swin_fast compiled", (1e-3,)), make("swin_fast", (1e-3,), "retain"), make("eager", (7e-3,), "retain"),
-        make("sdpa", (8e-3,), "retain"), make("sdpa compiled", (7e-3,), "retain"),
+        make("sdpa", (3e-3,), "retain"), make("sdpa compiled", (5e-3,), "retain"),
     ]  # fmt: skip
     head, line = (text.split("  ") for text in summary(measured).strip().split("\n"))
     cells = [cell.strip() for cell in line if cell.strip()]
-    assert [name.strip() for name in head if name.strip()][4:6] == ["ours ms", "kept"]
+    assert [name.strip() for name in head if name.strip()][4:9] == ["closest peer", "ms", "ours", "ratio", "by min"]
     assert cells[4:] == [
-        "2.000", "1.000", "eager (retain)", "7.000", "3.50", "3.50", "sdpa compiled (default)", "6.000", "3.00", "3.00",
-        "0.500", "4.00",
+        "sdpa (retain)", "3.000", "1.000", "3.00", "3.00", "sdpa compiled (retain)", "5.000", "1.000", "5.00", "5.00",
+        "0.500", "2.00",
     ]  # fmt: skip
 
 
 def test_the_better_backend_is_ours():
     measured = [make("swin_fast triton", (2e-3,)), make("swin_fast cuda", (1e-3,)), make("timm", (3e-3,))]
-    assert "  1.000    -     timm (default)  3.000  3.00 " in summary(measured)
+    assert "  timm (default)  3.000  1.000  3.00 " in summary(measured)
 
 
 def test_a_busy_machine_is_named_where_its_rows_are_shown():
