@@ -152,13 +152,14 @@ def scaling(op: str) -> Callable[[dict[Place, Timed], list[Row]], dict]:
         if not taken:
             return {}
         dtype, threads = max((p.dtype, p.threads) for p in taken)
-        points = []
+        points, limits = [], set()
         for place, timed in taken.items():
             if (place.dtype, place.threads) != (dtype, threads):
                 continue
             batch, side, tokens = _sizes(place.shape)
             for name, row in timed.items():
                 ended = math.isinf(row.p50_ms)
+                limits |= {row.versions.partition("out of ")[2]} if ended else set()
                 each = None if ended else round(1e3 * row.p50_ms / tokens, 5)
                 mib = None if ended or row.peak_extra_mib != row.peak_extra_mib else row.peak_extra_mib
                 points.append([name, batch, side, each, mib])
@@ -167,7 +168,8 @@ def scaling(op: str) -> Callable[[dict[Place, Timed], list[Row]], dict]:
             "pixels a side, batch 1": sorted([n, s, e, m] for n, b, s, e, m in points if b == 1),
             f"batch, {base} x {base} pixels": sorted([n, b, e, m] for n, b, s, e, m in points if s == base),
         }
-        return {"title": f"{op}, {dtype}{_on(timed)}", "curves": curves}
+        memory = "".join(f", in {limit}" for limit in sorted(limits) if limit)
+        return {"title": f"{op}, {dtype}{_on(timed)}{memory}", "curves": curves}
 
     return data
 
