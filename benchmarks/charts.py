@@ -205,7 +205,7 @@ def scaling(data: dict):
                 if any(p[1] is None for p in curve):
                     axis.plot(*known[-1], "x", color=colour(name), markersize=11, markeredgewidth=2.5)
                     (grey,) = axis.plot([], [], "x", color="#555555", markersize=9, markeredgewidth=2)
-                    ends.setdefault("memory ends after", grey)
+                    ends.setdefault(data["end"], grey)
         column[0].set(xscale="log")
         column[1].set(xscale="log", yscale="log", xlabel=axis_name)
         ticks = sorted({point[1] for point in points})

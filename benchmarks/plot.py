@@ -168,8 +168,8 @@ def scaling(op: str) -> Callable[[dict[Place, Timed], list[Row]], dict]:
             "pixels a side, batch 1": sorted([n, s, e, m] for n, b, s, e, m in points if b == 1),
             f"batch, {base} x {base} pixels": sorted([n, b, e, m] for n, b, s, e, m in points if s == base),
         }
-        memory = "".join(f", in {limit}" for limit in sorted(limits) if limit)
-        return {"title": f"{op}, {dtype}{_on(timed)}{memory}", "curves": curves}
+        end = " or ".join(sorted(limits)) or "memory"
+        return {"title": f"{op}, {dtype}{_on(timed)}", "curves": curves, "end": f"{end} ends after"}
 
     return data
 

@@ -107,7 +107,7 @@ def test_scaling_numbers():
     assert resolution == [["eager", 224, 0.4, pytest.approx(5.0176)], ["eager", 448, 0.4, pytest.approx(20.0704)],
                           ["swin_fast", 224, 0.1, pytest.approx(1.2544)],
                           ["swin_fast", 448, 0.1, pytest.approx(5.0176)]]  # fmt: skip
-    assert data["title"] == "attention forward, float32, 2 threads, in 3 GiB"
+    assert data["end"] == "3 GiB ends after"
     assert ["eager", 4, None, None] in batch and ["swin_fast", 4, 0.1, pytest.approx(5.0176)] in batch
 
 

@@ -160,7 +160,7 @@ def test_a_tiny_group_from_end_to_end(tmp_path):
         operations, moved = 4 * 49 * 49 * 768, 4 * 49 * 768 * 4
         floor = max(operations / row.gflops_ceiling, moved / row.gbytes_ceiling) / 1e6
         assert row.floor_ms == pytest.approx(floor, rel=0.01, abs=1e-4)
-    assert TINY in result.stdout and "best peer" in result.stdout
+    assert TINY in result.stdout and "closest peer" in result.stdout
 
 
 def test_rows_of_a_group(monkeypatch, tmp_path, capsys):
