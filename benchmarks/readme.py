@@ -27,8 +27,8 @@ COMMANDS = (
 HOW_TO_READ = (
     "Candidates are checked against float64 and then timed in turn, in one process. ms are medians (p50), B is the "
     "batch, T threads. A number without unit says how many times as long as ours a peer takes in the same process, "
-    "compiled as ours compiled, with the allocator setting that suits it best; **bold**: the peer is faster. The floor "
-    "is what bytes and operations need at the machine's best."
+    "compiled as ours compiled, with the best for it of the allocator settings that it was timed with, often one; "
+    "**bold**: the peer is faster. The floor is what bytes and operations need at the machine's best."
 )
 
 

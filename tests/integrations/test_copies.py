@@ -152,6 +152,15 @@ def test_training_with_drop_path(name):
         assert_gradients_close(got_grads, want_grads, 1e-4, partial(step_beside, model, x))
 
 
+def test_a_cancelled_gradient_is_held_to_what_one_rounding_does():
+    want, moved = ({"weight": torch.tensor([1e-4 + d])} for d in (0.0, 1e-7))
+    assert_gradients_close({"weight": torch.tensor([1e-4 + 1.5e-7])}, want, 1e-4, lambda: moved)
+    with pytest.raises(AssertionError, match="further than"):
+        assert_gradients_close({"weight": torch.tensor([1e-4 + 3e-7])}, want, 1e-4, lambda: moved)
+    with pytest.raises(AssertionError, match="further than"):
+        assert_gradients_close({"weight": torch.tensor([1e-4 + 1.5e-7])}, want, 1e-4)
+
+
 def flat(out):
     return out if isinstance(out, tuple) else (out,)
 
