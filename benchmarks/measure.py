@@ -18,6 +18,7 @@ Call = Callable[[], object]
 
 SAMPLE_S = 5e-3  # a sample lasts at least this long, so that the clock and a lone interrupt do not count
 LEAST = 8  # samples a candidate must have
+MORE_S = 20.0  # rounds that replace disturbed samples begin within this time, or long calls would take minutes
 CLEAN = 0.01  # share of a sample's time that a thread may have waited for a core
 
 
@@ -56,15 +57,19 @@ def in_turn(
 ) -> dict[str, Samples]:
     """One sample of each call a round, so that a slow moment of the machine falls on all of them.
 
-    Up to three times the rounds are run until every call has enough undisturbed samples; on a machine too busy for that
-    the least disturbed ones are kept.
+    Up to three times the rounds are run, those beyond `rounds` for `MORE_S` seconds, until every call has enough
+    undisturbed samples; on a machine too busy for that the least disturbed ones are kept.
     """
     if rounds < LEAST:
         raise ValueError(f"rounds must be at least {LEAST}, got {rounds}")
     repeat = {name: repetitions(call, sample_s, device) for name, call in calls.items()}
     blocks: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}  # (share waited, seconds per call)
+    more_until = math.inf
     for i in range(3 * rounds):
-        if i >= rounds and all(sum(share <= CLEAN for share, _ in taken) >= LEAST for taken in blocks.values()):
+        if i == rounds:
+            more_until = time.perf_counter() + MORE_S
+        enough = all(sum(share <= CLEAN for share, _ in taken) >= LEAST for taken in blocks.values())
+        if i >= rounds and (enough or time.perf_counter() >= more_until):
             break
         for name, call in calls.items():
             seconds, waited = block(call, repeat[name], device)

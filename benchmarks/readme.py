@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from . import plot, tables
+from . import coverage, plot, tables
 from .peers import OURS
 from .places import Place, Timed, ceilings, comparisons, is_slower, newest, results
 from .rows import ROOT, Row
@@ -27,8 +27,8 @@ COMMANDS = (
 HOW_TO_READ = (
     "Candidates are checked against float64 and then timed in turn, in one process. ms are medians (p50), B is the "
     "batch, T threads. A number without unit says how many times as long as ours a peer takes in the same process, "
-    "compiled as ours compiled, with the best for it of the allocator settings that it was timed with, often one; "
-    "**bold**: the peer is faster. The floor is what bytes and operations need at the machine's best."
+    "compiled as ours compiled, with the best for it of the allocator settings that it was timed with; **bold**: the "
+    "peer is faster. The floor is what bytes and operations need at the machine's best."
 )
 
 
@@ -94,7 +94,8 @@ def machine(rows: list[Row], found: dict[Place, Timed]) -> str:
     file = f"benchmarks/results/{plot.slug(latest.device)}.md"
     return (
         f"**{latest.device}**, torch {latest.torch}, rows until {latest.date}. The machine's best, GFLOP/s of a matrix "
-        f"product and GB/s of a copy: {best_rates(found)}. [All places, peers, versions and figures]({file})."
+        f"product and GB/s of a copy: {best_rates(found)}. {coverage.text(rows, found)} "
+        f"[All places, peers, versions and figures]({file})."
     )
 
 
@@ -110,6 +111,7 @@ def versions(rows: list[Row], found: dict[Place, Timed]) -> str:
         commits.setdefault(row.commit, {})[row.suite] = None
     lines = [
         f"The machine's best, GFLOP/s of a matrix product and GB/s of a copy: {best_rates(found)}",
+        coverage.text(rows, found).removesuffix("."),
         f"Versions: {', '.join([f'torch {torches}', f'swin_fast {latest.swin_fast}', *libraries])}",
         f"Rows until {latest.date}, of the commits " + ", ".join(f"{c} ({', '.join(s)})" for c, s in commits.items()),
     ]

@@ -1,9 +1,6 @@
 """Times groups of the registry: python -m benchmarks.run "core/swin_t-*" "model/*" --csv
 
 A process for each thread count and allocator setting; groups in it one after another, a group's candidates in turn.
-glibc gives large blocks back to the system when they are freed and has them zeroed again in the next call, which costs
-code that allocates much (the peers) dearly. So on a CPU everything is timed with glibc as it is and with its memory
-kept, and a peer is credited with the better of the two.
 """
 
 from __future__ import annotations
@@ -19,13 +16,12 @@ from pathlib import Path
 
 import torch
 
-from . import base, child, exported, gate, registry, rows
+from . import allocators, base, child, exported, gate, registry, rows
+from .allocators import ALLOCATORS
 from .group import COMPILED, Group, dtype_name
 from .measure import LEAST
 from .rows import Row
 from .summary import summary
-
-ALLOCATORS = {"default": {}, "retain": {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4000000000"}}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--list", action="store_true", help="print the groups and their candidates, and time nothing")
     result.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     result.add_argument("--threads", nargs="+", type=int, help="threads (default: 1 2; all of them for a GPU)")
-    result.add_argument("--allocator", choices=(*ALLOCATORS, "both"), help="glibc as is, memory kept (default: both)")
+    result.add_argument("--allocator", choices=allocators.CHOICES, help="glibc as is, memory kept (default: both)")
     result.add_argument("--rounds", type=int, default=15, help="samples of each candidate (default: 15)")
     result.add_argument("--compiled", action="store_true", help="every candidate under torch.compile, too")
     result.add_argument(
@@ -67,14 +63,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.device == "cuda" and not torch.cuda.is_available():
         return fail("--device cuda: PyTorch sees no GPU here")
     threads = args.threads or ([torch.get_num_threads()] if args.device == "cuda" else [1, 2])
-    allocator = args.allocator or ("default" if args.device == "cuda" else "both")
-    args.threads, args.allocator = threads, list(ALLOCATORS) if allocator == "both" else [allocator]
+    args.threads, args.allocator = threads, allocators.chosen(args.allocator, args.device)
     if args.csv is not None:  # a child has the root as its folder
         args.csv = rows.default_file(args.device) if args.csv == Path() else args.csv.absolute()
     if args.missing and not args.csv:
         return fail("--missing needs --csv")
     if args.child:
-        settings = child.Settings(threads[0], allocator, args.rounds, args.compiled, args.device)
+        settings = child.Settings(threads[0], args.allocator[0], args.rounds, args.compiled, args.device)
         child.run(groups, settings, args.child, args.csv)
         return 0
     if args.base:

@@ -2,7 +2,8 @@
 
 The attention core at stage 1 of Swin-T and a whole Swin-T, ours and peers: pictures of 224 to 2048 pixels a side one at
 a time, and 1, 2, 4, ... of 224. Each point is a process of its own that may take --memory-gib beyond torch and its
-libraries, so a candidate that runs out ends its own curve (a row of infinite time), and the others go on.
+libraries, so a candidate that runs out ends its own curve (a row of infinite time), and the others go on. On a CPU all
+is taken once for each of the `allocators`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import torch
 from swin_fast import native
 from swin_fast.cli.measure import peak_bytes, seconds
 
-from . import ceilings, roads, rows
+from . import allocators, ceilings, roads, rows
 from .measure import SAMPLE_S, Samples, keep, waiting
 from .peers import OURS
 from .roads import CANDIDATES, Point
@@ -106,11 +107,12 @@ def _of_memory(error: Exception) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(word in str(error) for word in words)
 
 
-def ask(point: Point, args: argparse.Namespace, checked: bool) -> dict:
+def ask(point: Point, args: argparse.Namespace, checked: bool, allocator: str = "default") -> dict:
     """`measure` in a child. A child that a signal ended while its memory was limited has run out of it, too."""
     asked = json.dumps({"point": asdict(point), "memory_gib": args.memory_gib, "checked": checked})
     command = [sys.executable, "-m", "benchmarks.scaling", "--device", args.device, "--threads", str(args.threads)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(args.threads), "KINETO_LOG_LEVEL": "99"}
+    environment = os.environ | allocators.ALLOCATORS[allocator]
+    environment |= {"OMP_NUM_THREADS": str(args.threads), "KINETO_LOG_LEVEL": "99"}
     child = subprocess.run([*command, "--child", asked], env=environment, capture_output=True, text=True)
     if child.returncode < 0:
         return {"memory": f"ended by {signal.Signals(-child.returncode).name}"}
@@ -120,7 +122,12 @@ def ask(point: Point, args: argparse.Namespace, checked: bool) -> dict:
 
 
 def run(args: argparse.Namespace) -> Iterator[Row | str]:
-    """Rows as they are measured, and remarks; ends after `args.max_seconds`."""
+    """Rows as they are measured, and remarks; ends after `args.max_seconds`, of which each allocator has its share."""
+    for allocator in args.allocator:
+        yield from _curves(args, allocator, args.max_seconds / len(args.allocator))
+
+
+def _curves(args: argparse.Namespace, allocator: str, max_seconds: float) -> Iterator[Row | str]:
     start, dtype = time.perf_counter(), getattr(torch, args.dtype)
     most = {part: getattr(args, f"most_{part}") for part in CANDIDATES}
     points = plan(args.part, args.side, most, args.dtype, args.train)
@@ -130,31 +137,32 @@ def run(args: argparse.Namespace) -> Iterator[Row | str]:
     took: dict[tuple, float] = {}  # seconds a token, of the whole child, at its last point
     for point in points:
         curve = point.op, point.candidate, point.batch == 1
+        name = f"{point.op}, {point.candidate}, {allocator}"
         if curve in ended:
             continue
-        left = args.max_seconds - (time.perf_counter() - start)
+        left = max_seconds - (time.perf_counter() - start)
         if took.get(curve[:2], 0.0) * point.tokens > left or left <= 0:
             ended.add(curve)
-            yield f"{point.op}, {point.candidate}: no time for {point.shape} and larger"
+            yield f"{name}: no time for {point.shape} and larger"
             continue
         began = time.perf_counter()
-        found = ask(point, args, point.tokens == smallest)
+        found = ask(point, args, point.tokens == smallest, allocator)
         took[curve[:2]] = (time.perf_counter() - began) / point.tokens
         if "error" in found:
             ended.add(curve)
-            yield f"wrong: {point.op}, {point.candidate}, {point.shape}: {found['error']}"
+            yield f"wrong: {name}, {point.shape}: {found['error']}"
             continue
         if "memory" in found:
             ended.add(curve)
-            yield f"{point.op}, {point.candidate}: {args.memory_gib:g} GiB end at {point.shape}: {found['memory']}"
-        yield _row(point, found, args, machine.read())
+            yield f"{name}: {args.memory_gib:g} GiB end at {point.shape}: {found['memory']}"
+        yield _row(point, found, args, allocator, machine.read())
 
 
-def _row(point: Point, found: dict, args: argparse.Namespace, best: ceilings.Ceilings) -> Row:
+def _row(point: Point, found: dict, args: argparse.Namespace, allocator: str, best: ceilings.Ceilings) -> Row:
     libraries = [point.candidate] if point.candidate in ("timm", "torchvision") else []
     samples = Samples(**found["samples"]) if "samples" in found else Samples((0.0,))
     row = rows.make(
-        "scaling", point.op, point.shape, getattr(torch, point.dtype), args.threads, "default", point.candidate,
+        "scaling", point.op, point.shape, getattr(torch, point.dtype), args.threads, allocator, point.candidate,
         samples, point.floor(best), best, peak_extra=found.get("peak", math.nan), libraries=libraries,
         device=args.device,
     )  # fmt: skip
@@ -168,16 +176,19 @@ def _row(point: Point, found: dict, args: argparse.Namespace, best: ceilings.Cei
 def linear(measured: Sequence[Row]) -> list[str]:
     """Microseconds a token over sizes, one line a curve, and how far the worst is from the curve's median."""
     lines = []
-    curves: dict[tuple[str, str], list[tuple[int, float, str]]] = {}
+    curves: dict[tuple[str, str, str], list[tuple[int, float, str]]] = {}
     for row in measured:
         if math.isfinite(row.p50_ms):
-            curves.setdefault((row.op, row.candidate), []).append((tokens(row.shape), row.p50_ms, row.shape))
-    for (op, name), points in curves.items():
+            curves.setdefault((row.op, row.candidate, row.allocator), []).append(
+                (tokens(row.shape), row.p50_ms, row.shape)
+            )
+    for (op, name, allocator), points in curves.items():
         each = [(1e3 * ms / count, shape) for count, ms, shape in sorted(points)]
         middle = sorted(us for us, _ in each)[len(each) // 2]
         far, where = max((abs(us / middle - 1), shape) for us, shape in each)
-        lines.append(f"{op}, {name}: " + ", ".join(f"{shape} {us:.3f}" for us, shape in each) + " us a token")
-        lines.append(f"{op}, {name}: largest deviation from the median {far:.0%}, at {where}")
+        curve = f"{op}, {name}, {allocator}: "
+        lines.append(curve + ", ".join(f"{shape} {us:.3f}" for us, shape in each) + " us a token")
+        lines.append(f"{curve}largest deviation from the median {far:.0%}, at {where}")
     return lines
 
 
@@ -199,6 +210,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--train", action="store_true", help="forward and backward")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--allocator", choices=allocators.CHOICES, help="glibc as is, memory kept (default: both)")
     parser.add_argument("--memory-gib", type=float, default=8.0, help="what a point may take (default: 8)")
     parser.add_argument("--max-seconds", type=float, default=600.0, help="of the whole run (default: 600)")
     parser.add_argument("--quick", action="store_true", help="the smallest points alone")
@@ -228,6 +240,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for part, most in BATCHES.items():
         if getattr(args, f"most_{part}") is None:
             setattr(args, f"most_{part}", QUICK[part] if args.quick else most)
+    args.allocator = allocators.chosen(args.allocator, args.device)
     file = rows.default_file(args.device) if args.csv is True else args.csv
     measured, wrong = [], []
     for found in run(args):
@@ -238,7 +251,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if file:
             rows.append(file, [found])
         measured.append(found)
-        place = f"{found.op:26} {found.shape:16} {found.candidate:12}"
+        place = f"{found.op:26} {found.shape:16} {found.allocator:7} {found.candidate:12}"
         print(f"{place} {found.p50_ms:11.3f} ms {found.peak_extra_mib:9.1f} MiB", flush=True)
     print("\n".join(["", *linear(measured)]))
     return 1 if wrong else 0

@@ -64,6 +64,12 @@ def test_rounds_end_on_a_machine_that_is_always_busy(machine):
     assert found.waited == pytest.approx(0.5)
 
 
+def test_long_calls_are_not_repeated_for_minutes(machine):
+    """8 rounds of 6 s, and those that begin in the next 20 s."""
+    found = in_turn({"long": machine.call("long", 6.0, waited=lambda index: 3.0)}, rounds=8)["long"]
+    assert (len(found.seconds), found.dropped) == (8 + 4, 0)
+
+
 def test_a_busy_machine_gives_its_least_disturbed_samples():
     blocks = [(lost / 10, 1.0 + lost) for lost in (5, 1, 2, 9, 3, 1, 4, 2, 7, 6, 8)]
     assert keep(blocks) == Samples((2.0, 2.0, 3.0, 3.0, 4.0, 5.0, 6.0, 7.0), dropped=3, waited=0.6)

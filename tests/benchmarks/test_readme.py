@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 
 pytest.importorskip("matplotlib")
 
-from benchmarks import readme, tables
+from benchmarks import coverage, readme, tables
 from benchmarks.places import Place, newest, results
 from benchmarks.registry import GROUPS
 
@@ -189,3 +190,20 @@ def test_one_suite_alone_is_enough(suite):
 def test_marks_stay():
     text = readme.replaced(f"a\n{readme.BEGIN}\nold\n{readme.END}\nb\n", "new")
     assert text == f"a\n{readme.BEGIN}\nnew\n{readme.END}\nb\n"
+
+
+def test_coverage_counts_groups_of_the_last_commit():
+    """Swin-T's stage 1 in one setting of an old commit, stage 2 compiled and in both, stage 3 in one."""
+    old = group(("swin_fast", "sdpa", "sdpa compiled"), allocator="retain", commit="old")
+    first = group(("swin_fast", "sdpa", "sdpa compiled"))
+    second = group(("swin_fast", "sdpa", "sdpa compiled"), shape="8x28x28x192")
+    second += [replace(r, allocator="retain") for r in second]
+    third = group(("swin_fast", "eager"), shape="8x14x14x384", dtype="bfloat16")
+    rows = old + first + second + third
+    total = sum(g.dtype == torch.float32 and "cpu" in g.devices for g in GROUPS.values())
+    said = (
+        f"Groups of the registry that have rows: f32 2 of {total}, 2 of them compiled, too, 1 with both allocator "
+        f"settings; bf16 1 of {total}, 0 of them compiled, too, 0 with both allocator settings."
+    )
+    assert coverage.text(rows, newest(rows)) == said
+    assert said in readme.section({"a": rows}) and said.removesuffix(".") in readme.page(rows)

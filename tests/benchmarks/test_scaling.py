@@ -96,8 +96,8 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     best = roads.ceilings.Ceilings(1e9, 1e9)
     monkeypatch.setattr(scaling.ceilings, "meter", lambda dtype, device: SimpleNamespace(read=lambda: best))
 
-    def answer(point, given, checked):
-        if point.candidate == "eager" and point.batch > 1:
+    def answer(point, given, checked, allocator):
+        if (point.candidate, allocator) == ("eager", "retain") and point.batch > 1:
             return {"memory": "cannot allocate"}
         return {"samples": {"seconds": [1e-3 * point.tokens] * 3}, "peak": 2**20}
 
@@ -105,7 +105,10 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     file = tmp_path / "rows.csv"
     command = ["--part", "core", "--side", "56", "--most-core", "4", "--threads", "1", "--csv", str(file)]
     assert scaling.main([*command, "--memory-gib", "3"]) == 0
-    found = {(r.candidate, r.shape): r for r in rows.read(file)}
+    written = rows.read(file)
+    usual = [r for r in written if r.allocator == "default"]
+    assert len(usual) == 9 and all(r.samples for r in usual)
+    found = {(r.candidate, r.shape): r for r in written if r.allocator == "retain"}
     one, ended = found[OURS, "1x14x14x96"], found.pop(("eager", "2x14x14x96"))
     assert (one.suite, one.op, one.p50_ms, one.samples, one.peak_extra_mib) == (
         "scaling", "attention forward", 196.0, 3, 1.0,
@@ -114,14 +117,15 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert "out of 3 GiB" in ended.versions and ("eager", "4x14x14x96") not in found
     assert [name for name, shape in found if shape.startswith("4x")] == [OURS, "sdpa"]
     printed = capsys.readouterr().out
-    assert "attention forward, eager: 3 GiB end at 2x14x14x96: cannot allocate" in printed
-    assert "attention forward, swin_fast: largest deviation from the median 0%, at " in printed
+    assert "attention forward, eager, retain: 3 GiB end at 2x14x14x96: cannot allocate" in printed
+    for allocator in ("default", "retain"):
+        assert f"attention forward, swin_fast, {allocator}: largest deviation from the median 0%, at " in printed
 
 
 def args(**given):
     known = ["--part", "core", "--side", "56", "112", "--most-core", "4", "--most-model", "1", "--threads", "1"]
     parsed = scaling.arguments().parse_args(known)
-    vars(parsed).update(given)
+    vars(parsed).update({"allocator": ["default"]} | given)
     return parsed
 
 
@@ -130,19 +134,19 @@ def test_errors_and_time_end_curves_not_the_run(monkeypatch):
     monkeypatch.setattr(scaling.ceilings, "meter", lambda dtype, device: SimpleNamespace(read=lambda: best))
     asked = []
 
-    def answer(point, given, checked):
+    def answer(point, given, checked, allocator):
         asked.append((point.candidate, point.batch, point.side))
         assert checked == (point.batch == 1 and point.side == 56)
         return {"error": "it is wrong"} if point.candidate == "sdpa" else {"samples": {"seconds": [1e-3]}, "peak": 1}
 
     monkeypatch.setattr(scaling, "ask", answer)
     found = list(scaling.run(args()))
-    assert "wrong: attention forward, sdpa, 1x14x14x96: it is wrong" in found
+    assert "wrong: attention forward, sdpa, default, 1x14x14x96: it is wrong" in found
     assert [c for c in asked if c[0] == "sdpa"] == [("sdpa", 1, 56), ("sdpa", 2, 56)]  # one try for each curve
     assert [c[1:] for c in asked if c[0] == OURS] == [(1, 56), (2, 56), (1, 112), (4, 56)]
     asked.clear()
     remarks = list(scaling.run(args(max_seconds=0.0)))
-    assert not asked and "attention forward, swin_fast: no time for 1x14x14x96 and larger" in remarks
+    assert not asked and "attention forward, swin_fast, default: no time for 1x14x14x96 and larger" in remarks
 
 
 def test_the_line_on_linearity():
@@ -150,8 +154,33 @@ def test_the_line_on_linearity():
     measured = [row("scaling", shape=shape, ms=ms) for shape, ms in times.items()]
     lines = scaling.linear([*measured, replace(measured[0], shape="4x14x14x96", p50_ms=math.inf)])
     assert lines == [
-        "attention forward, swin_fast: 1x14x14x96 1.000, 2x14x14x96 1.000, 1x28x28x96 1.500 us a token",
-        "attention forward, swin_fast: largest deviation from the median 50%, at 1x28x28x96",
+        "attention forward, swin_fast, default: 1x14x14x96 1.000, 2x14x14x96 1.000, 1x28x28x96 1.500 us a token",
+        "attention forward, swin_fast, default: largest deviation from the median 50%, at 1x28x28x96",
+    ]
+
+
+def test_an_allocator_is_a_curve_of_its_own():
+    measured = [row("scaling", shape="1x14x14x96", ms=0.196, allocator=name) for name in ("default", "retain")]
+    assert [line.partition(":")[0] for line in scaling.linear(measured)[::2]] == [
+        "attention forward, swin_fast, default", "attention forward, swin_fast, retain",
+    ]  # fmt: skip
+
+
+@needs_kernels
+def test_a_child_has_the_setting_of_its_allocator(monkeypatch):
+    seen = []
+
+    def started(command, env, **_):
+        seen.append({name: env.get(name) for name in ("MALLOC_MMAP_MAX_", "OMP_NUM_THREADS")})
+        return SimpleNamespace(returncode=0, stdout="{}")
+
+    monkeypatch.delenv("MALLOC_MMAP_MAX_", raising=False)
+    monkeypatch.setattr(scaling.subprocess, "run", started)
+    for allocator in ("default", "retain"):
+        scaling.ask(Point("core", OURS, 1, 56), args(), False, allocator)
+    assert seen == [
+        {"MALLOC_MMAP_MAX_": None, "OMP_NUM_THREADS": "1"},
+        {"MALLOC_MMAP_MAX_": "0", "OMP_NUM_THREADS": "1"},
     ]
 
 
