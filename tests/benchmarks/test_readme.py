@@ -193,16 +193,19 @@ def test_marks_stay():
 
 
 def test_coverage_counts_groups_of_the_last_commit():
-    """Swin-T's stage 1 in one setting of an old commit, stage 2 compiled and in both, stage 3 in one."""
+    """Swin-T's stage 1 in both settings, one of an old commit; stage 2 compiled and in both, but with a candidate in
+    one; stage 3 in one; and stage 4 in both."""
     old = group(("swin_fast", "sdpa", "sdpa compiled"), allocator="retain", commit="old")
     first = group(("swin_fast", "sdpa", "sdpa compiled"))
     second = group(("swin_fast", "sdpa", "sdpa compiled"), shape="8x28x28x192")
     second += [replace(r, allocator="retain") for r in second]
+    second += group(("swin_fast", "eager"), shape="8x28x28x192")
     third = group(("swin_fast", "eager"), shape="8x14x14x384", dtype="bfloat16")
-    rows = old + first + second + third
+    fourth = group(("swin_fast", "eager"), shape="8x7x7x768")
+    rows = old + first + second + third + fourth + [replace(r, allocator="retain") for r in fourth]
     total = sum(g.dtype == torch.float32 and "cpu" in g.devices for g in GROUPS.values())
     said = (
-        f"Groups of the registry that have rows: f32 2 of {total}, 2 of them compiled, too, 1 with both allocator "
+        f"Groups of the registry that have rows: f32 3 of {total}, 2 of them compiled, too, 1 with both allocator "
         f"settings; bf16 1 of {total}, 0 of them compiled, too, 0 with both allocator settings."
     )
     assert coverage.text(rows, newest(rows)) == said
