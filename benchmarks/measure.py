@@ -68,8 +68,9 @@ def in_turn(
     for i in range(3 * rounds):
         if i == rounds:
             more_until = time.perf_counter() + MORE_S
-        enough = all(sum(share <= CLEAN for share, _ in taken) >= LEAST for taken in blocks.values())
-        if i >= rounds and (enough or time.perf_counter() >= more_until):
+        if time.perf_counter() >= more_until:
+            break
+        if i >= rounds and all(sum(share <= CLEAN for share, _ in taken) >= LEAST for taken in blocks.values()):
             break
         for name, call in calls.items():
             seconds, waited = block(call, repeat[name], device)

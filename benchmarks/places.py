@@ -44,11 +44,14 @@ Run = dict[str, Row]  # candidate -> its row, of one group in one process
 
 
 class Timed(Run):
-    """Candidate -> its row, at one place; `runs` has the whole run that a candidate's row is of."""
+    """Candidate -> its row, at one place.
 
-    def __init__(self, runs: dict[str, Run]):
+    `runs` has the whole run that a candidate's row is of, `allocators` the settings in which it has a row that counts.
+    """
+
+    def __init__(self, runs: dict[str, Run], allocators: dict[str, set[str]]):
         super().__init__({name: run[name] for name, run in runs.items()})
-        self.runs = runs
+        self.runs, self.allocators = runs, allocators
 
     @property
     def own(self) -> Row | None:
@@ -90,6 +93,10 @@ def ceilings(found: dict[Place, Timed]) -> dict[tuple[str, int], tuple[float, fl
             flops, moved = best.get((place.dtype, place.threads), (0.0, 0.0))
             best[place.dtype, place.threads] = max(flops, row.gflops_ceiling), max(moved, row.gbytes_ceiling)
     return best
+
+
+def on_gpu(found: dict[Place, Timed]) -> bool:
+    return not any(timed.threads for timed in found.values())
 
 
 def is_slower(ratio: float) -> bool:
@@ -171,7 +178,10 @@ def newest(rows: Iterable[Row]) -> dict[Place, Timed]:
         return ours is None, run[name].p50_ms / (ours.p50_ms if ours else 1)
 
     return {
-        place: Timed({n: min(kept.values(), key=partial(distance, n)) for n, kept in by_name.items()})
+        place: Timed(
+            {n: min(kept.values(), key=partial(distance, n)) for n, kept in by_name.items()},
+            {n: set(kept) for n, kept in by_name.items()},
+        )
         for place, by_name in last.items()
     }
 

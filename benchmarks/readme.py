@@ -11,7 +11,7 @@ from pathlib import Path
 
 from . import coverage, plot, tables
 from .peers import OURS
-from .places import Place, Timed, ceilings, comparisons, is_slower, newest, results
+from .places import Place, Timed, ceilings, comparisons, is_slower, newest, on_gpu, results
 from .rows import ROOT, Row
 from .tables import DTYPES, Table
 
@@ -40,8 +40,8 @@ def section(devices: dict[str, list[Row]]) -> str:
     more = 0
     while True:
         kept = [str(table) for table in parts if table.lines]
-        on_gpu = " --device cuda" * (not any(timed.threads for timed in found.values()))
-        last = f"Commands, a table each: `{'`, `'.join(command + on_gpu for command in COMMANDS)}`"
+        option = " --device cuda" * on_gpu(found)
+        last = f"Commands, a table each: `{'`, `'.join(command + option for command in COMMANDS)}`"
         last += f". {more} more {'line is' if more == 1 else 'lines are'} on the page of the device." * bool(more)
         head = [HOW_TO_READ, str(tables.overview(map(newest, (devices[name] for name in ordered)))), figures(rows)]
         text = "\n\n".join([*head, machine(rows, found), *kept, f"{slower(found)} {memory(found)}".strip(), last])
@@ -57,8 +57,7 @@ def ranked(devices: dict[str, list[Row]]) -> list[str]:
 
     def key(name: str) -> tuple:
         found = newest(devices[name])
-        on_gpu = not any(timed.threads for timed in found.values())
-        return on_gpu, sum(len(comparisons(place, timed)) for place, timed in found.items())
+        return on_gpu(found), sum(len(comparisons(place, timed)) for place, timed in found.items())
 
     return sorted(devices, key=key, reverse=True)
 
@@ -94,7 +93,7 @@ def machine(rows: list[Row], found: dict[Place, Timed]) -> str:
     file = f"benchmarks/results/{plot.slug(latest.device)}.md"
     return (
         f"**{latest.device}**, torch {latest.torch}, rows until {latest.date}. The machine's best, GFLOP/s of a matrix "
-        f"product and GB/s of a copy: {best_rates(found)}. {coverage.text(rows, found)} "
+        f"product and GB/s of a copy: {best_rates(found)}. {coverage.text(found)} "
         f"[All places, peers, versions and figures]({file})."
     )
 
@@ -111,11 +110,11 @@ def versions(rows: list[Row], found: dict[Place, Timed]) -> str:
         commits.setdefault(row.commit, {})[row.suite] = None
     lines = [
         f"The machine's best, GFLOP/s of a matrix product and GB/s of a copy: {best_rates(found)}",
-        coverage.text(rows, found).removesuffix("."),
+        coverage.text(found).removesuffix("."),
         f"Versions: {', '.join([f'torch {torches}', f'swin_fast {latest.swin_fast}', *libraries])}",
         f"Rows until {latest.date}, of the commits " + ", ".join(f"{c} ({', '.join(s)})" for c, s in commits.items()),
     ]
-    return "\n".join(f"- {line}" for line in lines)
+    return "\n".join(f"- {line}" for line in lines if line)
 
 
 def slower(found: dict[Place, Timed]) -> str:
